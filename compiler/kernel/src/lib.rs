@@ -1,1 +1,7 @@
-//! placeholder
+//! Groups ops into kernels and library calls, and describes each. Still plain data: MLIR begins below.
+//!
+//! Never names a stream, an arena or a byte offset. One description of a kernel serves the CPU and every GPU generation.
+
+#![forbid(unsafe_code)]
+
+pub mod describe;

@@ -1,1 +1,350 @@
-//! placeholder
+//! The artifact as plain serde types, versioned. No behaviour beyond look-ups.
+//!
+//! A `x.dspx/` directory holds `program.json` (this type), one kernel file a target, and nothing else. Knows no other crate of ours.
+
+#![forbid(unsafe_code)]
+
+mod instruction;
+
+pub use instruction::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of this format; a reader refuses another.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A compiled training job.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Program {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The compiler's version.
+    pub dspc: String,
+    /// The spec's file stem.
+    pub name: String,
+    /// BLAKE3 of the canonical spec text (`--emit spec`), hex.
+    pub spec_hash: String,
+    /// Mesh axes and sizes, `[("data", 1)]`.
+    pub mesh: Vec<(String, u64)>,
+    /// The model, for `config.json` and generation.
+    pub model: Model,
+    /// What to train on.
+    pub data: Data,
+    /// How long and how often.
+    pub training: Training,
+    /// Learned tensors in checkpoint order, one entry a turn.
+    pub params: Vec<Param>,
+    /// Memory.
+    pub arenas: Vec<Arena>,
+    /// Named ranges of the arenas.
+    pub buffers: Vec<Buffer>,
+    /// Contents computed once at start.
+    pub tables: Vec<Table>,
+    /// The kernels that instructions name, in order: symbol in every kernel file.
+    pub kernels: Vec<KernelEntry>,
+    /// Kernel files, one a target.
+    pub targets: Vec<Target>,
+    /// One optimizer step: all micro-batches, clipping, update.
+    pub train: Entry,
+    /// The loss of one micro-batch, nothing kept.
+    pub evaluate: Entry,
+    /// The logits of one sequence.
+    pub logits: Option<Entry>,
+}
+
+/// The model in words that other tools know.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Model {
+    /// `gpt2`, `llama`, or the user's own name.
+    pub architecture: String,
+    /// The model call's compile-time values, `layers → 4`.
+    pub values: BTreeMap<String, f64>,
+    /// Trained elements.
+    pub parameters: u64,
+    /// Model FLOPs of one trained token, forward and backward.
+    pub flops_per_token: f64,
+}
+
+/// Where text comes from.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Data {
+    /// File patterns, relative to the spec's folder.
+    pub text: Vec<String>,
+    /// How text becomes ids.
+    pub tokenizer: Tokenizer,
+    /// Ids a sequence.
+    pub sequence: u64,
+    /// Share kept for evaluation, 0 to below 1; the end of the text.
+    pub holdout: f64,
+    /// Ids the model knows; every id is below it.
+    pub vocab: u64,
+}
+
+/// How text becomes ids.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// Ids are places in the sorted characters of the training text, which are compiled in.
+    Chars(String),
+    /// Ids are bytes.
+    Bytes,
+    /// GPT-2's byte-pair encoding, built in.
+    Gpt2,
+}
+
+/// The training loop's numbers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Training {
+    /// Sequences a step.
+    pub batch: u64,
+    /// Sequences a rank holds at once.
+    pub micro_batch: u64,
+    /// Micro-batches a step and rank.
+    pub accumulation: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Seed of initial weights, dropout and shuffling.
+    pub seed: u64,
+    /// Steps from one evaluation to the next; 0 is never but at the end.
+    pub eval_every: u64,
+    /// Micro-batches an evaluation reads; 0 is the whole holdout.
+    pub eval_batches: u64,
+    /// Steps from one checkpoint to the next; 0 is only at the end.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept; 0 keeps all.
+    pub checkpoint_keep: u64,
+    /// Steps from one line of the log to the next.
+    pub log_every: u64,
+    /// What to write when training ends: prompt and new tokens; empty for none.
+    pub sample: Option<Sample>,
+    /// Learning rate by applied step.
+    pub schedule: LrSchedule,
+}
+
+/// A text to go on from.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Sample {
+    /// The text.
+    pub prompt: String,
+    /// New tokens.
+    pub tokens: u64,
+}
+
+/// Learning rate as a function of the applied step t, from 0.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// The same for all.
+    Constant {
+        /// It.
+        lr: f64,
+        /// Steps of linear warm-up: lr · (t + 1) / (warmup + 1) below it.
+        warmup: u64,
+    },
+    /// Linear to `floor` at `steps`.
+    Linear {
+        /// Highest.
+        peak: f64,
+        /// Steps of linear warm-up.
+        warmup: u64,
+        /// Lowest.
+        floor: f64,
+        /// Steps in all.
+        steps: u64,
+    },
+    /// floor + (peak − floor) · (1 + cos π x) / 2, x from 0 at the end of warm-up to 1 at `steps`.
+    Cosine {
+        /// Highest.
+        peak: f64,
+        /// Steps of linear warm-up.
+        warmup: u64,
+        /// Lowest.
+        floor: f64,
+        /// Steps in all.
+        steps: u64,
+    },
+    /// Warm-up, constant, then linear to `floor` over the last `decay` steps.
+    WarmupStableDecay {
+        /// Highest.
+        peak: f64,
+        /// Steps of linear warm-up.
+        warmup: u64,
+        /// Steps of decay.
+        decay: u64,
+        /// Lowest.
+        floor: f64,
+        /// Steps in all.
+        steps: u64,
+    },
+}
+
+/// A learned tensor: one turn of one parameter.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Param {
+    /// `h.0.attn.c_attn.weight`
+    pub name: String,
+    /// Sizes, outermost first.
+    pub dims: Vec<u64>,
+    /// How it starts.
+    pub init: Init,
+    /// Philox site of its initial values.
+    pub site: u32,
+    /// The value that training changes.
+    pub buffer: BufferId,
+    /// Which slot of the buffer.
+    pub slot: u64,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All one.
+    Ones,
+    /// Mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform in ± this.
+    Uniform(f64),
+}
+
+/// Memory of one kind, taken once.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Arena {
+    /// `parameters`, `gradients`, `optimizer`, `activations`, `inputs`, `state`
+    pub name: String,
+    /// Size; begins zeroed.
+    pub bytes: u64,
+}
+
+/// The type of an element in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ElementType {
+    /// IEEE single.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+    /// 32-bit signed.
+    I32,
+}
+
+/// A named range of an arena: `slots` equal pieces, `stride` bytes apart.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Buffer {
+    /// For people; unique.
+    pub name: String,
+    /// Index in [`Program::arenas`].
+    pub arena: u32,
+    /// First byte, a multiple of 64.
+    pub offset: u64,
+    /// Of its elements.
+    pub dtype: ElementType,
+    /// Elements of one slot.
+    pub elements: u64,
+    /// Slots: turns of a repeat, or micro-batches.
+    pub slots: u64,
+    /// Bytes from one slot to the next.
+    pub stride: u64,
+    /// What the runtime does with it.
+    pub role: Role,
+}
+
+/// What the runtime itself does with a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Nothing: instructions alone use it.
+    Inner,
+    /// Learned: initialised, saved.
+    Param,
+    /// Optimizer state: starts as zero, saved later.
+    Moment,
+    /// i32 ids, a slot a micro-batch: filled before a step.
+    Tokens,
+    /// i32 ids that follow, -100 for none.
+    Targets,
+    /// f32: 1 / targets of the whole batch.
+    InvTargets,
+    /// 4 × i32 a micro-batch: seed low, seed high, step, first sample.
+    Rng,
+    /// i32: steps applied so far.
+    AppliedSteps,
+    /// f32: the loss, one slot a micro-batch; read after a step.
+    Loss,
+    /// f32: gradient norm before clipping; read after a step.
+    GradNorm,
+    /// f32: 1 where all gradients were finite and the step was applied.
+    Finite,
+    /// f32 `[T, V]`: read by generation.
+    Logits,
+    /// A [`Table`].
+    Table,
+}
+
+/// Contents that are a formula, computed in f64 and rounded once.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// Where it goes.
+    pub buffer: BufferId,
+    /// What it holds.
+    pub formula: Formula,
+}
+
+/// Formulas of tables.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Formula {
+    /// Element t: the learning rate at applied step t ([`Training::schedule`]).
+    LearningRate,
+    /// Element t: 1 − βᵗ⁺¹.
+    BiasCorrection {
+        /// β
+        beta: f64,
+    },
+    /// `[rows, cols]`: cos(r · base^(−2i/cols)), i = column modulo cols/2.
+    RopeCos {
+        /// θ
+        base: f64,
+        /// Columns.
+        cols: u64,
+    },
+    /// sin of the same, negated in the first half of the columns.
+    RopeSin {
+        /// θ
+        base: f64,
+        /// Columns.
+        cols: u64,
+    },
+    /// Always this.
+    Constant(f64),
+}
+
+/// A kernel.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KernelEntry {
+    /// Its symbol: a readable stem and the description's hash.
+    pub symbol: String,
+    /// Items that its work divides into.
+    pub items: u64,
+    /// Items that are worth a thread of their own, at least.
+    pub grain: u64,
+}
+
+/// A file of kernels.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// `cpu`, `sm_80`, `sm_90a`, `sm_120`
+    pub name: String,
+    /// In the artifact's folder.
+    pub file: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+    /// The CPU level it needs, `x86-64-v3` or a CPU's own name; empty on a GPU.
+    pub level: String,
+    /// CPU features it needs, sorted; empty on a GPU.
+    pub features: Vec<String>,
+}
