@@ -1,1 +1,9 @@
-//! placeholder
+//! What the user means: names resolved, units applied, every default explicit; bodies stay expressions with spans.
+//!
+//! Never reads a file or the clock: what the compiler must know of the data is handed in as [`DataFacts`]. Never sees a tensor's size: that is the
+//! graph's business.
+
+#![forbid(unsafe_code)]
+
+pub mod body;
+pub mod settings;
