@@ -219,7 +219,7 @@ pub struct Arena {
 }
 
 /// The type of an element in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ElementType {
     /// IEEE single.
@@ -332,6 +332,51 @@ pub struct KernelEntry {
     pub items: u64,
     /// Items that are worth a thread of their own, at least.
     pub grain: u64,
+    /// What it touches through each pointer, in the order of the arguments.
+    pub operands: Vec<Operand>,
+    /// One more argument follows the pointers: the turn, as a number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uses_turn: bool,
+}
+
+/// What a kernel does through one pointer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Operand {
+    /// Read, written or both.
+    pub access: OperandAccess,
+    /// Of its elements; the buffer's own.
+    pub dtype: ElementType,
+    /// Which elements, counted from the pointer.
+    pub extent: Extent,
+}
+
+/// How an operand is used.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperandAccess {
+    /// Read.
+    Read,
+    /// Written in full, whatever was there.
+    Write,
+    /// Read and written: the kernel adds to what is there.
+    Update,
+}
+
+/// The elements that an operand touches.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// `rows` runs of `cols` elements, `stride` apart.
+    Rows {
+        /// Runs.
+        rows: u64,
+        /// Elements of a run.
+        cols: u64,
+        /// From one run's first element to the next one's.
+        stride: u64,
+    },
+    /// The data decides: any element of the slot, as ids look up the rows of a table.
+    Slot,
 }
 
 /// A file of kernels.
