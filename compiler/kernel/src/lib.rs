@@ -5,3 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod describe;
+mod fuse;
+mod locate;
+mod lower;
+mod pool;
+mod state;
+pub mod steps;

@@ -1,1 +1,64 @@
-//! placeholder
+//! Spreads the training graph over a mesh: placements, partitions of the training state, collectives, micro-batches.
+//!
+//! Never sees a kernel, a stream or a byte offset. A mesh of one rank is just the smallest mesh.
+
+#![forbid(unsafe_code)]
+
+mod cost;
+mod mesh;
+mod partition;
+mod place;
+mod print;
+mod verify;
+
+pub use cost::{StateBytes, flops_per_token, state_bytes};
+pub use mesh::{Axis, AxisId, Mesh};
+pub use partition::{Group, GroupId, Member, Partition, partition_state};
+pub use place::{Collective, CollectiveKind, Placement, place_values};
+pub use print::print;
+pub use verify::verify;
+
+use dspc_graph::ir::Graph;
+use dspc_train::TrainGraph;
+
+/// A training graph spread over a mesh.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The spec's name.
+    pub name: String,
+    /// How ranks are arranged.
+    pub mesh: Mesh,
+    /// How the batch divides.
+    pub batch: Batch,
+    /// Forward, backward and update of one micro-batch.
+    pub train: TrainGraph,
+    /// The loss alone, no dropout.
+    pub evaluate: Graph,
+    /// One sequence up to the logits, no dropout.
+    pub logits: Graph,
+    /// Where each value of `train.graph` lives, by [`dspc_graph::ir::ValueId`].
+    pub placements: Vec<Placement>,
+    /// Parameters, gradients and moments as flat ranges.
+    pub partition: Partition,
+    /// What ranks tell one another, in order.
+    pub collectives: Vec<Collective>,
+}
+
+/// `batch = micro_batch × accumulation × data ranks`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Sequences a step, over all ranks.
+    pub batch: u64,
+    /// Sequences a rank holds at once.
+    pub micro_batch: u64,
+    /// Micro-batches a step and rank.
+    pub accumulation: u64,
+}
+
+/// The passes from training graph to plan.
+pub fn plan(name: &str, mesh: Mesh, batch: Batch, train: TrainGraph, evaluate: Graph, logits: Graph) -> Plan {
+    let placements = place_values(&train);
+    let partition = partition_state(&train);
+    let collectives = place::place_collectives(&mesh, &partition);
+    Plan { name: name.into(), mesh, batch, train, evaluate, logits, placements, partition, collectives }
+}

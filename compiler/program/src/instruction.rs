@@ -150,9 +150,21 @@ pub struct Gemm {
     pub c: Matrix,
     /// Add to what c holds.
     pub accumulate: bool,
-    /// A row kernel over c's m rows, run on each block of rows while it is in cache; its operands.
+    /// Run on each block of c's rows while it is in cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epilogue: Option<(KernelId, Vec<Arg>)>,
+    pub epilogue: Option<Epilogue>,
+}
+
+/// A row kernel over the m rows of a matrix product's result.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Epilogue {
+    /// Which.
+    pub kernel: KernelId,
+    /// Its operands.
+    pub args: Vec<Arg>,
+    /// Rows of c that one item of the kernel covers (the last item may cover fewer): 1, or a chunk where there are column sums. A block of rows
+    /// begins at a multiple of it.
+    pub rows_per_item: u64,
 }
 
 /// An operand of a matrix product.

@@ -1,0 +1,417 @@
+//! A group of row ops as one row kernel.
+
+use std::collections::HashMap;
+
+use dspc_graph::form::Form;
+use dspc_graph::ir::{DType, OpNode, ValueId};
+use dspc_graph::rowfn::{Access, InputId, Node, NodeId, RowFn, RowMap, Yield};
+
+use super::Lowering;
+use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
+use crate::fuse::form_of;
+use crate::locate::Location;
+use crate::steps::{Launch, Place, Step, StorageKind};
+
+/// Rows of a chunk, at least: a column sum's partial row costs a pass over `cols`.
+const CHUNK_ROWS_MIN: u64 = 64;
+/// Chunks, at most: as many threads can share a kernel with column sums.
+const CHUNKS_MAX: u64 = 64;
+
+/// Rows that one partial column sum covers: fixed by the shape, so that the sum's order is.
+fn chunk_rows(rows: u64) -> u64 {
+    rows.div_ceil(CHUNKS_MAX).next_multiple_of(CHUNK_ROWS_MIN)
+}
+
+/// A kernel in the making.
+struct Draft {
+    rows: u64,
+    cols: u64,
+    reads: Vec<(Read, Place)>,
+    nodes: Vec<Node>,
+    /// Equal nodes are one.
+    known: HashMap<String, NodeId>,
+}
+
+impl Draft {
+    fn node(&mut self, node: Node) -> NodeId {
+        let next = NodeId(self.nodes.len() as u32);
+        let id = *self.known.entry(format!("{node:?}")).or_insert(next);
+        if id == next {
+            self.nodes.push(node);
+        }
+        id
+    }
+
+    fn read(&mut self, read: Read, place: Place) -> InputId {
+        let same = |(r, p): &(Read, Place)| *p == place && r.access == read.access && r.stride == read.stride;
+        let index = self.reads.iter().position(same).unwrap_or_else(|| {
+            self.reads.push((read, place));
+            self.reads.len() - 1
+        });
+        InputId(index as u32)
+    }
+}
+
+impl Lowering<'_> {
+    /// One launch for the group, then one for each column sum that was made in parts.
+    pub(super) fn lower_rows(&mut self, ops: &[&OpNode], epilogue: bool) -> Vec<Step> {
+        let functions: Vec<RowFn> = ops.iter().filter_map(|op| row_fn(form_of(self.graph, op))).collect();
+        let Some(first) = functions.first() else { return vec![] };
+        let mut draft =
+            Draft { rows: first.rows, cols: first.cols, reads: vec![], nodes: vec![], known: HashMap::new() };
+        let mut inside: HashMap<ValueId, NodeId> = HashMap::new();
+        let mut results = vec![];
+        for (op, function) in ops.iter().zip(&functions) {
+            let nodes = self.inline(op, function, &inside, &mut draft);
+            for (&value, yields) in op.outputs.iter().zip(&function.outputs) {
+                let yields = mapped(*yields, &nodes);
+                if let Yield::Element(node) | Yield::Row(node) = yields {
+                    inside.insert(value, node);
+                }
+                results.push((value, yields));
+            }
+        }
+        let readers =
+            |value: ValueId| ops.iter().flat_map(|op| &op.inputs).filter(|v| **v == value).count() as u32;
+        let needed = |this: &Self, value: ValueId| {
+            let uses = this.uses.get(&value).copied().unwrap_or(0);
+            uses > readers(value) || this.contributions.contains_key(&value)
+        };
+        results.retain(|(value, _)| needed(self, *value));
+        self.finish(draft, &results, ops, epilogue)
+    }
+
+    /// Adds an op's expression to the draft; the node each of its own nodes became.
+    fn inline(
+        &mut self,
+        op: &OpNode,
+        function: &RowFn,
+        inside: &HashMap<ValueId, NodeId>,
+        draft: &mut Draft,
+    ) -> Vec<NodeId> {
+        let mut inputs: Vec<Option<InputId>> = vec![None; function.inputs.len()];
+        let mut order: Vec<usize> = (0..function.inputs.len()).collect();
+        order.sort_by_key(|&i| row_map(&function.inputs[i]).is_some_and(|m| matches!(m, RowMap::Gather(_))));
+        for i in order {
+            if !inside.contains_key(&op.inputs[i]) {
+                inputs[i] = Some(self.operand(op.inputs[i], &function.inputs[i], &inputs, draft));
+            }
+        }
+        let mut nodes: Vec<NodeId> = vec![];
+        for node in &function.nodes {
+            let at = |id: &NodeId| nodes[id.0 as usize];
+            let input = |id: &InputId| inputs[id.0 as usize].unwrap_or(*id);
+            let new = match node {
+                Node::Load(id) => match inside.get(&op.inputs[id.0 as usize]) {
+                    Some(&node) => {
+                        nodes.push(node);
+                        continue;
+                    }
+                    None => Node::Load(input(id)),
+                },
+                Node::LoadAt(id, col) => Node::LoadAt(input(id), at(col)),
+                Node::Unary(f, a) => Node::Unary(*f, at(a)),
+                Node::Binary(f, a, b) => Node::Binary(*f, at(a), at(b)),
+                Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
+                Node::Reduce(f, a) => Node::Reduce(*f, at(a)),
+                Node::Uniform { rng, site, sample_elements } => {
+                    Node::Uniform { rng: input(rng), site: *site, sample_elements: *sample_elements }
+                }
+                Node::Const(_) | Node::ConstInt(_) | Node::Column => node.clone(),
+            };
+            let id = draft.node(new);
+            nodes.push(id);
+        }
+        nodes
+    }
+
+    fn operand(
+        &mut self,
+        value: ValueId,
+        access: &Access,
+        inputs: &[Option<InputId>],
+        draft: &mut Draft,
+    ) -> InputId {
+        let ty = self.graph.ty(value);
+        let (dtype, own_cols) = (ty.dtype, ty.cols());
+        let mut location = self.locate(value);
+        let stride = |l: &Location| match access {
+            Access::Element(_) | Access::HalfRotated(_) => l.row_stride(draft.cols),
+            Access::Table(_) => l.row_stride(own_cols),
+            Access::Row(_) => l.is_dense().then_some(1),
+            Access::Scalar => Some(1),
+        };
+        let stride = stride(&location).unwrap_or_else(|| {
+            location = self.copy(value);
+            stride(&location).unwrap_or(1)
+        });
+        let renamed = |map: &RowMap| match map {
+            RowMap::Gather(ids) => RowMap::Gather(inputs[ids.0 as usize].unwrap_or(*ids)),
+            RowMap::Affine { .. } => map.clone(),
+        };
+        let access = match access {
+            Access::Element(map) => Access::Element(renamed(map)),
+            Access::HalfRotated(map) => Access::HalfRotated(renamed(map)),
+            Access::Row(map) => Access::Row(renamed(map)),
+            Access::Table(map) => Access::Table(renamed(map)),
+            Access::Scalar => Access::Scalar,
+        };
+        let name = self.graph.value(value).name.clone();
+        draft.read(Read { name, dtype, access, stride }, location.place)
+    }
+
+    fn finish(
+        &mut self,
+        draft: Draft,
+        results: &[(ValueId, Yield)],
+        ops: &[&OpNode],
+        epilogue: bool,
+    ) -> Vec<Step> {
+        let chunk = chunk_rows(draft.rows);
+        let chunks = draft.rows.div_ceil(chunk);
+        let sums = results.iter().any(|(_, y)| matches!(y, Yield::ColumnSum(_)));
+        let origin = ops[0].origin.clone();
+        let (mut writes, mut places, mut after) = (vec![], vec![], vec![]);
+        for &(value, yields) in results {
+            let location = self.locate(value);
+            let adds = self.adds(value);
+            let (name, dtype) = (self.graph.value(value).name.clone(), self.graph.ty(value).dtype);
+            let mut write = |what, stride, accumulate, place| {
+                writes.push(Write { name: name.clone(), dtype, what, stride, accumulate });
+                places.push(place);
+            };
+            match yields {
+                Yield::Element(node) => {
+                    let stride = location.row_stride(draft.cols).unwrap_or(draft.cols);
+                    write(Target::Element(node), stride, adds, location.place);
+                }
+                Yield::Row(node) => write(Target::Row(node), 1, adds, location.place),
+                Yield::ColumnSum(node) if chunks == 1 => {
+                    write(Target::ColumnSum(node), draft.cols, adds, location.place);
+                }
+                Yield::ColumnSum(node) => {
+                    let name = format!("{}{name}.parts", self.prefix);
+                    let elements = chunks * draft.cols;
+                    let parts = self.pool.storage(&name, DType::F32, elements, 1, StorageKind::Activation);
+                    let parts = Place::start(parts);
+                    write(Target::ColumnSum(node), draft.cols, false, parts);
+                    after.push(self.sum_parts(
+                        parts,
+                        chunks,
+                        draft.cols,
+                        dtype,
+                        location.place,
+                        adds,
+                        &origin,
+                    ));
+                }
+            }
+        }
+        let split = match (sums, epilogue || !is_flat(&draft, &writes)) {
+            (true, _) => Split::Chunks(chunk),
+            (false, true) => Split::Rows,
+            (false, false) => Split::Elements,
+        };
+        let operands = draft.reads.iter().map(|(_, place)| *place).chain(places).collect();
+        let reads = draft.reads.into_iter().map(|(read, _)| read).collect();
+        let kernel =
+            RowKernel { rows: draft.rows, cols: draft.cols, reads, nodes: draft.nodes, writes, split };
+        let kernel = self.pool.kernel(&stem(ops), Kernel::Row(live(kernel)));
+        let launch = Step::Launch(Launch { kernel, operands, origin });
+        std::iter::once(launch).chain(after).collect()
+    }
+
+    /// Adds the rows of partial column sums, in order.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one small kernel")]
+    fn sum_parts(
+        &mut self,
+        parts: Place,
+        chunks: u64,
+        cols: u64,
+        dtype: DType,
+        to: Place,
+        adds: bool,
+        origin: &str,
+    ) -> Step {
+        let read = Read {
+            name: "parts".into(),
+            dtype: DType::F32,
+            access: Access::Element(RowMap::EACH),
+            stride: cols,
+        };
+        let what = Target::ColumnSum(NodeId(0));
+        let write = Write { name: "sum".into(), dtype, what, stride: cols, accumulate: adds };
+        let kernel = RowKernel {
+            rows: chunks,
+            cols,
+            reads: vec![read],
+            nodes: vec![Node::Load(InputId(0))],
+            writes: vec![write],
+            split: Split::Chunks(chunks),
+        };
+        let kernel = self.pool.kernel("sum_parts", Kernel::Row(kernel));
+        Step::Launch(Launch { kernel, operands: vec![parts, to], origin: origin.into() })
+    }
+
+    /// Moves elements from one location to another of the same dims: as many launches as it takes runs of evenly spaced rows.
+    pub(super) fn copy_steps(
+        &mut self,
+        from: &Location,
+        to: &Location,
+        dtype: DType,
+        accumulate: bool,
+    ) -> Vec<Step> {
+        let cols = from.dims.last().copied().unwrap_or(1);
+        if let (Some(read_stride), Some(write_stride)) = (from.row_stride(cols), to.row_stride(cols)) {
+            return vec![self.copy_rows(
+                from,
+                to,
+                (from.elements() / cols, cols),
+                (read_stride, write_stride),
+                dtype,
+                accumulate,
+            )];
+        }
+        if let ([rows], [read_stride], [write_stride]) = (&from.dims[..], &from.strides[..], &to.strides[..])
+        {
+            return vec![self.copy_rows(
+                from,
+                to,
+                (*rows, 1),
+                (*read_stride, *write_stride),
+                dtype,
+                accumulate,
+            )];
+        }
+        let below = |l: &Location, i: u64| {
+            let mut inner = l.slice(0, i, 1);
+            inner.dims.remove(0);
+            inner.strides.remove(0);
+            inner
+        };
+        (0..from.dims[0])
+            .flat_map(|i| self.copy_steps(&below(from, i), &below(to, i), dtype, accumulate))
+            .collect()
+    }
+
+    fn copy_rows(
+        &mut self,
+        from: &Location,
+        to: &Location,
+        (rows, cols): (u64, u64),
+        (read_stride, write_stride): (u64, u64),
+        dtype: DType,
+        accumulate: bool,
+    ) -> Step {
+        let access = Access::Element(RowMap::EACH);
+        let read = Read { name: "from".into(), dtype, access, stride: read_stride };
+        let what = Target::Element(NodeId(0));
+        let write = Write { name: "to".into(), dtype, what, stride: write_stride, accumulate };
+        let flat = read_stride == cols && write_stride == cols;
+        let split = if flat { Split::Elements } else { Split::Rows };
+        let nodes = vec![Node::Load(InputId(0))];
+        let kernel = RowKernel { rows, cols, reads: vec![read], nodes, writes: vec![write], split };
+        let kernel = self.pool.kernel("copy", Kernel::Row(kernel));
+        Step::Launch(Launch { kernel, operands: vec![from.place, to.place], origin: "copy".into() })
+    }
+}
+
+fn row_fn(form: Form) -> Option<RowFn> {
+    match form {
+        Form::Row(function) => Some(function),
+        _ => None,
+    }
+}
+
+fn row_map(access: &Access) -> Option<&RowMap> {
+    match access {
+        Access::Element(map) | Access::HalfRotated(map) | Access::Row(map) | Access::Table(map) => Some(map),
+        Access::Scalar => None,
+    }
+}
+
+fn mapped(yields: Yield, nodes: &[NodeId]) -> Yield {
+    let at = |id: NodeId| nodes[id.0 as usize];
+    match yields {
+        Yield::Element(id) => Yield::Element(at(id)),
+        Yield::Row(id) => Yield::Row(at(id)),
+        Yield::ColumnSum(id) => Yield::ColumnSum(at(id)),
+    }
+}
+
+/// Purely element-wise without gaps: rows do not matter.
+fn is_flat(draft: &Draft, writes: &[Write]) -> bool {
+    let reads = draft.reads.iter().all(|(read, _)| match &read.access {
+        Access::Element(map) => *map == RowMap::EACH && read.stride == draft.cols,
+        Access::Scalar => true,
+        Access::HalfRotated(_) | Access::Row(_) | Access::Table(_) => false,
+    });
+    let writes = writes.iter().all(|w| matches!(w.what, Target::Element(_)) && w.stride == draft.cols);
+    let nodes = draft.nodes.iter().all(|n| !matches!(n, Node::Reduce(..) | Node::LoadAt(..) | Node::Column));
+    reads && writes && nodes
+}
+
+/// Without nodes that no write needs.
+fn live(mut kernel: RowKernel) -> RowKernel {
+    let mut needed = vec![false; kernel.nodes.len()];
+    for write in &kernel.writes {
+        let (Target::Element(id) | Target::Row(id) | Target::ColumnSum(id)) = write.what;
+        needed[id.0 as usize] = true;
+    }
+    for i in (0..kernel.nodes.len()).rev().filter(|&i| needed[i]).collect::<Vec<_>>() {
+        mark(&kernel.nodes, i, &mut needed);
+    }
+    let mut new = vec![NodeId(0); kernel.nodes.len()];
+    let mut nodes = vec![];
+    for (i, node) in kernel.nodes.iter().enumerate().filter(|(i, _)| needed[*i]) {
+        let at = |id: &NodeId| new[id.0 as usize];
+        let renamed = match node {
+            Node::LoadAt(input, col) => Node::LoadAt(*input, at(col)),
+            Node::Unary(f, a) => Node::Unary(*f, at(a)),
+            Node::Binary(f, a, b) => Node::Binary(*f, at(a), at(b)),
+            Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
+            Node::Reduce(f, a) => Node::Reduce(*f, at(a)),
+            Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => {
+                node.clone()
+            }
+        };
+        new[i] = NodeId(nodes.len() as u32);
+        nodes.push(renamed);
+    }
+    for write in &mut kernel.writes {
+        write.what = match write.what {
+            Target::Element(id) => Target::Element(new[id.0 as usize]),
+            Target::Row(id) => Target::Row(new[id.0 as usize]),
+            Target::ColumnSum(id) => Target::ColumnSum(new[id.0 as usize]),
+        };
+    }
+    kernel.nodes = nodes;
+    kernel
+}
+
+fn mark(nodes: &[Node], i: usize, needed: &mut [bool]) {
+    needed[i] = true;
+    let operands = match &nodes[i] {
+        Node::LoadAt(_, a) | Node::Unary(_, a) | Node::Reduce(_, a) => vec![*a],
+        Node::Binary(_, a, b) => vec![*a, *b],
+        Node::Select(c, a, b) => vec![*c, *a, *b],
+        Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => vec![],
+    };
+    for id in operands {
+        if !needed[id.0 as usize] {
+            mark(nodes, id.0 as usize, needed);
+        }
+    }
+}
+
+/// `add_layer_norm`: the ops' names, the first three.
+fn stem(ops: &[&OpNode]) -> String {
+    let mut names: Vec<&str> = vec![];
+    for op in ops {
+        if names.last() != Some(&op.op.name()) {
+            names.push(op.op.name());
+        }
+    }
+    names.truncate(3);
+    names.join("_")
+}

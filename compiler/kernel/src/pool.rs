@@ -1,0 +1,75 @@
+//! The growing result: distinct kernels and storages.
+
+use std::collections::HashMap;
+
+use dspc_graph::ir::DType;
+
+use crate::describe::{Kernel, RowKernel};
+use crate::steps::{KernelIndex, NamedKernel, Storage, StorageId, StorageKind, Within};
+
+/// Kernels found equal are one; names of operands do not count.
+#[derive(Default)]
+pub(crate) struct Pool {
+    pub kernels: Vec<NamedKernel>,
+    pub storages: Vec<Storage>,
+    by_description: HashMap<String, KernelIndex>,
+    names: HashMap<String, u32>,
+}
+
+impl Pool {
+    pub fn kernel(&mut self, stem: &str, kernel: Kernel) -> KernelIndex {
+        let next = KernelIndex(self.kernels.len() as u32);
+        let index = *self.by_description.entry(nameless(&kernel)).or_insert(next);
+        if index == next {
+            self.kernels.push(NamedKernel { stem: stem.into(), kernel });
+        }
+        index
+    }
+
+    /// A new storage; a name that is taken gets a number.
+    pub fn storage(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        elements: u64,
+        slots: u64,
+        kind: StorageKind,
+    ) -> StorageId {
+        self.add(Storage { name: name.into(), dtype, elements, slots, kind, within: None })
+    }
+
+    /// A range of another storage.
+    pub fn part(
+        &mut self,
+        name: &str,
+        elements: u64,
+        slots: u64,
+        kind: StorageKind,
+        within: Within,
+    ) -> StorageId {
+        let dtype = self.storages[within.storage.0 as usize].dtype;
+        self.add(Storage { name: name.into(), dtype, elements, slots, kind, within: Some(within) })
+    }
+
+    fn add(&mut self, mut storage: Storage) -> StorageId {
+        let count = self.names.entry(storage.name.clone()).or_insert(0);
+        *count += 1;
+        if *count > 1 {
+            storage.name = format!("{}.{count}", storage.name);
+        }
+        self.storages.push(storage);
+        StorageId(self.storages.len() as u32 - 1)
+    }
+}
+
+fn nameless(kernel: &Kernel) -> String {
+    match kernel {
+        Kernel::Row(k) => {
+            let mut k: RowKernel = k.clone();
+            k.reads.iter_mut().for_each(|r| r.name.clear());
+            k.writes.iter_mut().for_each(|w| w.name.clear());
+            format!("{k:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,210 @@
+//! What the kernel layer yields: steps over storages, before any byte offset is known.
+
+use dspc_graph::ir::{DType, ParamId, Table};
+
+use crate::describe::Kernel;
+
+/// Index in [`Kernels::storages`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StorageId(pub u32);
+
+/// Index in [`Kernels::kernels`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct KernelIndex(pub u32);
+
+/// The kernel layer's result: distinct kernels, storages, and three programs over them.
+#[derive(Clone, Debug, Default)]
+pub struct Kernels {
+    /// The spec's name.
+    pub name: String,
+    /// Distinct kernels, in the order of their first use.
+    pub kernels: Vec<NamedKernel>,
+    /// All storages.
+    pub storages: Vec<Storage>,
+    /// One optimizer step.
+    pub train: Vec<Step>,
+    /// The loss of one micro-batch.
+    pub evaluate: Vec<Step>,
+    /// The logits of one sequence.
+    pub logits: Vec<Step>,
+}
+
+/// A kernel and the words it was named after.
+#[derive(Clone, Debug)]
+pub struct NamedKernel {
+    /// A readable stem, made from the ops fused in it: `add_layer_norm`.
+    pub stem: String,
+    /// What it does.
+    pub kernel: Kernel,
+}
+
+/// Memory that one thing fills: `slots` pieces of `elements` each.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Storage {
+    /// For people; unique.
+    pub name: String,
+    /// Of its elements.
+    pub dtype: DType,
+    /// Elements of a slot.
+    pub elements: u64,
+    /// Pieces: turns of a repeat, or micro-batches.
+    pub slots: u64,
+    /// What it is for.
+    pub kind: StorageKind,
+    /// A range of another storage: elements into its first slot, and from one slot to the next.
+    pub within: Option<Within>,
+}
+
+/// A storage as a range of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Within {
+    /// The other.
+    pub storage: StorageId,
+    /// Elements before the first slot.
+    pub offset: u64,
+    /// Elements from one slot to the next.
+    pub stride: u64,
+}
+
+/// What a storage is for: where the schedule puts it and what the runtime does with it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum StorageKind {
+    /// Lives inside one entry; shares memory with others.
+    Activation,
+    /// A group of parameters, flat.
+    Parameters,
+    /// One parameter in it.
+    Param(ParamId),
+    /// A group of gradients, flat, or one in it.
+    Gradients,
+    /// A group of first or second moments, flat, or one in it.
+    Moments,
+    /// Filled by the runtime before a step.
+    Tokens,
+    /// Likewise.
+    Targets,
+    /// Likewise.
+    InvTargets,
+    /// Likewise.
+    Rng,
+    /// Steps applied so far.
+    AppliedSteps,
+    /// Read by the runtime after a step.
+    Loss,
+    /// Likewise.
+    GradNorm,
+    /// Likewise.
+    Finite,
+    /// Read by generation.
+    Logits,
+    /// A formula's values.
+    Table(TableKind),
+    /// Small values of the optimizer step.
+    State,
+}
+
+/// Formulas that the runtime evaluates once.
+#[derive(Clone, PartialEq, Debug)]
+pub enum TableKind {
+    /// Learning rate by applied step.
+    LearningRate,
+    /// 1 − βᵗ⁺¹ by applied step.
+    BiasCorrection(f64),
+    /// A table of the graph, with its columns.
+    Graph(Table, u64),
+}
+
+/// An address in a storage: slot = (add + turn + micro-batch) mod slots, then elements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// Which storage.
+    pub storage: StorageId,
+    /// Added to the slot.
+    pub add: u64,
+    /// The slot follows the turn.
+    pub turn: bool,
+    /// The slot follows the micro-batch.
+    pub micro: bool,
+    /// Elements into the slot.
+    pub offset: u64,
+}
+
+impl Place {
+    /// The start of a storage's first slot.
+    pub fn start(storage: StorageId) -> Self {
+        Self { storage, add: 0, turn: false, micro: false, offset: 0 }
+    }
+}
+
+/// A step.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step {
+    /// A kernel on its operands, reads first.
+    Launch(Launch),
+    /// A library matrix product.
+    Gemm(Gemm),
+    /// Zeroes a slot.
+    Zero(Place, String),
+    /// A block, again and again.
+    Loop(Loop),
+}
+
+/// A kernel and its operands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Launch {
+    /// Which.
+    pub kernel: KernelIndex,
+    /// Reads, then writes.
+    pub operands: Vec<Place>,
+    /// For people.
+    pub origin: String,
+}
+
+/// `c = op(a) · op(b) [+ c]`, then the epilogue on each block of c's rows.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gemm {
+    /// Rows of c.
+    pub m: u64,
+    /// Columns of c.
+    pub n: u64,
+    /// Summed.
+    pub k: u64,
+    /// Left.
+    pub a: Matrix,
+    /// Right.
+    pub b: Matrix,
+    /// Result.
+    pub c: Matrix,
+    /// Add to what c holds.
+    pub accumulate: bool,
+    /// A row kernel over the same rows.
+    pub epilogue: Option<Launch>,
+    /// For people.
+    pub origin: String,
+}
+
+/// An operand of a matrix product.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Matrix {
+    /// First element.
+    pub place: Place,
+    /// Elements from one stored row to the next.
+    pub stride: u64,
+    /// Stored the other way round.
+    pub transposed: bool,
+}
+
+/// A repeated block.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Loop {
+    /// The repeat's name; `micro-batch` for the accumulation loop.
+    pub name: String,
+    /// Whether it counts micro-batches (else turns).
+    pub micro: bool,
+    /// How often.
+    pub count: u64,
+    /// From the last to the first.
+    pub reverse: bool,
+    /// The block.
+    pub body: Vec<Step>,
+}

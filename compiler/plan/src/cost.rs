@@ -1,0 +1,40 @@
+//! What a plan costs before any kernel is known: FLOPs and the bytes of the training state.
+
+use dspc_graph::ir::{Block, Graph, Step, TensorType};
+
+use crate::Plan;
+
+/// Bytes a rank holds from step to step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StateBytes {
+    /// Parameters.
+    pub parameters: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// Optimizer moments.
+    pub moments: u64,
+}
+
+/// The training state of one rank, f32 throughout: 4Ψ + 4Ψ + 8Ψ.
+pub fn state_bytes(plan: &Plan) -> StateBytes {
+    let elements = plan.partition.elements();
+    StateBytes { parameters: 4 * elements, gradients: 4 * elements, moments: 8 * elements }
+}
+
+/// FLOPs of one trained token, forward and backward, as the ops of the training graph count them.
+pub fn flops_per_token(plan: &Plan, sequence: u64) -> f64 {
+    block_flops(&plan.train.graph, &plan.train.graph.body) / (plan.batch.micro_batch * sequence) as f64
+}
+
+fn block_flops(graph: &Graph, block: &Block) -> f64 {
+    let step = |step: &Step| match step {
+        Step::Op(node) => {
+            let types = |ids: &[dspc_graph::ir::ValueId]| {
+                ids.iter().map(|&v| graph.ty(v)).collect::<Vec<&TensorType>>()
+            };
+            node.op.cost(&types(&node.inputs), &types(&node.outputs)).flops
+        }
+        Step::Repeat(repeat) => repeat.count as f64 * block_flops(graph, &repeat.body),
+    };
+    block.steps.iter().map(step).sum()
+}
