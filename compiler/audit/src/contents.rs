@@ -5,6 +5,7 @@ use crate::region::{Region, Regions};
 use crate::walk::{MICRO_BATCHES_MAX, Step};
 use crate::{EntryKind, Rule, finding::Findings, uses::Use};
 use dspc_program::{Action, Buffer, Entry, Instruction, Over, Place, Program, Role};
+use std::collections::HashMap;
 
 /// The state of memory while an entry runs.
 pub(crate) struct Contents<'a> {
@@ -22,32 +23,31 @@ struct Held {
     valid: Regions,
     /// Bytes that were ever written through this buffer.
     ever: Regions,
-    /// Who wrote a slot last.
-    writers: Vec<Option<Index>>,
+    /// Who wrote a slot last, by slot.
+    writers: HashMap<u64, Index>,
 }
 
 /// A place with the loops' values put in, before the slots wrap round.
 #[derive(Clone, Copy)]
 struct Index {
-    place: Place,
-    value: u64,
+    /// Whether the place follows the turn, and the micro-batch.
+    follows: (bool, bool),
+    value: i128,
 }
 
 impl Index {
-    fn of(place: &Place, step: &Step<'_>) -> Self {
+    /// `add` counts forward, but for the last slot of three or more: that is one step back.
+    fn of(place: &Place, slots: u64, step: &Step<'_>) -> Self {
         let turn = if place.turn { step.turn.unwrap_or(0) } else { 0 };
         let micro = if place.micro { step.micro.unwrap_or(0) } else { 0 };
-        Self { place: *place, value: place.add.saturating_add(turn).saturating_add(micro) }
+        let back = slots > 2 && place.add == slots - 1;
+        let add = if back { -1 } else { i128::from(place.add) };
+        Self { follows: (place.turn, place.micro), value: add + i128::from(turn) + i128::from(micro) }
     }
 
-    /// Whether a place that meets the same slot means the same turn's data.
-    ///
-    /// `add` may stand for a step back (`slots − 1` for −1), so where two places differ in it, one wrap is no evidence. Where one of them
-    /// does not follow the loop there is nothing to compare.
-    fn is_for(&self, other: &Self, slots: u64) -> bool {
-        let comparable = (self.place.turn, self.place.micro) == (other.place.turn, other.place.micro);
-        let apart = self.value.abs_diff(other.value);
-        !comparable || apart == 0 || (apart == slots && self.place.add != other.place.add)
+    /// Whether a place that meets the same slot means the same turn's data. Nothing to compare where only one follows the loop.
+    fn is_for(&self, other: &Self) -> bool {
+        self.follows != other.follows || self.value == other.value
     }
 }
 
@@ -81,9 +81,9 @@ impl<'a> Contents<'a> {
             let lost = held.ever.covers(&used.region);
             let rule = if lost { Rule::ReadAfterOverwritten } else { Rule::ReadBeforeWritten };
             findings.add_at(rule, kind, step, format!("slot {} of `{}`", used.slot, buffer.name));
-        } else if let Some(writer) = held.writers[used.slot as usize] {
-            let reader = Index::of(&used.place, step);
-            if !writer.is_for(&reader, buffer.slots) {
+        } else if let Some(writer) = held.writers.get(&used.slot) {
+            let reader = Index::of(&used.place, buffer.slots, step);
+            if !writer.is_for(&reader) {
                 let facts = format!(
                     "slot {} of `{}` holds index {}, and {} is wanted",
                     used.slot, buffer.name, writer.value, reader.value
@@ -96,7 +96,12 @@ impl<'a> Contents<'a> {
     fn write(&mut self, kind: EntryKind, step: &Step<'_>, used: &Use, findings: &mut Findings) {
         let buffer = &self.program.buffers[used.buffer];
         if !may_write(kind, buffer.role) {
-            findings.add_at(Rule::WriteForbidden, kind, step, format!("`{}` ({:?})", buffer.name, buffer.role));
+            findings.add_at(
+                Rule::WriteForbidden,
+                kind,
+                step,
+                format!("`{}` ({:?})", buffer.name, buffer.role),
+            );
         }
         for other in &self.sharers[used.buffer] {
             self.buffers[*other].valid.remove(&used.region);
@@ -105,7 +110,9 @@ impl<'a> Contents<'a> {
         let region = with_padding(buffer, used);
         held.valid.add(region);
         held.ever.add(region);
-        held.writers[used.slot as usize] = Some(Index::of(&used.place, step));
+        // A place that follows a loop stays in its slot; another may run over the slots behind it.
+        held.writers.retain(|slot, _| !region.meets(&slot_region(buffer, *slot)));
+        held.writers.insert(used.slot, Index::of(&used.place, buffer.slots, step));
     }
 
     /// What the runtime reads after the entry must be there.
@@ -119,8 +126,7 @@ impl<'a> Contents<'a> {
                 _ => 0,
             };
             for slot in 0..slots {
-                let region = Region::run(buffer.offset + slot * buffer.stride, slot_bytes(buffer));
-                if !held.valid.covers(&region) {
+                if !held.valid.covers(&slot_region(buffer, slot)) {
                     let facts = format!("slot {slot} of `{}` ({:?})", buffer.name, buffer.role);
                     findings.add(Rule::ResultMissing, self.kind.name(), facts);
                     break;
@@ -132,7 +138,7 @@ impl<'a> Contents<'a> {
 
 impl Held {
     fn at_start(buffer: &Buffer) -> Self {
-        let mut held = Self { writers: vec![None; buffer.slots as usize], ..Self::default() };
+        let mut held = Self::default();
         if outlives_entries(buffer.role) {
             let whole = buffer.stride.saturating_mul(buffer.slots - 1) + slot_bytes(buffer);
             held.valid.add(Region::run(buffer.offset, whole));
@@ -153,10 +159,13 @@ fn may_write(kind: EntryKind, role: Role) -> bool {
 
 /// The bytes written, and the padding behind a slot that is written to its end: whoever reads across slots reads it too.
 fn with_padding(buffer: &Buffer, used: &Use) -> Region {
-    let slot_start = buffer.offset + used.slot * buffer.stride;
-    let whole = Region::run(slot_start, slot_bytes(buffer));
+    let whole = slot_region(buffer, used.slot);
     let last = used.slot + 1 == buffer.slots;
-    if used.region == whole && !last { Region::run(slot_start, buffer.stride) } else { used.region }
+    if used.region == whole && !last { Region::run(whole.start(), buffer.stride) } else { used.region }
+}
+
+fn slot_region(buffer: &Buffer, slot: u64) -> Region {
+    Region::run(buffer.offset + slot * buffer.stride, slot_bytes(buffer))
 }
 
 fn longest_accumulation(body: &[Instruction]) -> u64 {

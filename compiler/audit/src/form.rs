@@ -38,7 +38,13 @@ fn block(context: &Context<'_>, body: &[Instruction], parent: &str, findings: &m
 }
 
 /// The context of a loop's body; the same as before where the loop may not stand here.
-fn enter<'a>(context: &Context<'a>, over: Over, count: u64, at: &str, findings: &mut Findings) -> Context<'a> {
+fn enter<'a>(
+    context: &Context<'a>,
+    over: Over,
+    count: u64,
+    at: &str,
+    findings: &mut Findings,
+) -> Context<'a> {
     let mut inside = *context;
     let mut fault = |facts: String| findings.add(Rule::LoopNesting, at, facts);
     if count == 0 {
@@ -90,8 +96,13 @@ fn matrix_product(context: &Context<'_>, gemm: &Gemm, at: &str, findings: &mut F
     for matrix in [&gemm.a, &gemm.b, &gemm.c] {
         place(context, &matrix.at, at, findings);
     }
-    if let Some((kernel, args)) = &gemm.epilogue {
-        launch(context, *kernel, args, at, findings);
+    let Some(epilogue) = &gemm.epilogue else { return };
+    launch(context, epilogue.kernel, &epilogue.args, at, findings);
+    let Some(kernel) = context.program.kernels.get(epilogue.kernel.0 as usize) else { return };
+    let rows = epilogue.rows_per_item;
+    if rows == 0 || gemm.m.div_ceil(rows) != kernel.items {
+        let facts = format!("{} items of {rows} rows for {} rows of the product", kernel.items, gemm.m);
+        findings.add(Rule::Arguments, at, facts);
     }
 }
 

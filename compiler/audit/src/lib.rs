@@ -80,7 +80,8 @@ fn walk_entry(program: &Program, kind: EntryKind, entry: &Entry, findings: &mut 
     let mut highest = 0;
     walk::walk(entry, &mut |step| {
         let uses = uses::of(program, kind, step, findings);
-        highest = uses.iter().filter(|u| u.in_activations(program)).map(|u| u.region.end()).fold(highest, u64::max);
+        highest =
+            uses.iter().filter(|u| u.in_activations(program)).map(|u| u.region.end()).fold(highest, u64::max);
         uses::check_apart(kind, step, &uses, findings);
         order.step(kind, step, &uses, findings);
         contents.step(kind, step, &uses, findings);

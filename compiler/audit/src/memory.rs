@@ -56,10 +56,11 @@ pub(crate) fn buffer_end(buffer: &Buffer) -> u64 {
 
 fn check_buffer(program: &Program, buffer: &Buffer, findings: &mut Findings) {
     let name = &buffer.name;
-    if buffer.offset % ALIGNMENT != 0 {
+    if !buffer.offset.is_multiple_of(ALIGNMENT) {
         findings.add(Rule::BufferMisaligned, name, format!("it begins at byte {}", buffer.offset));
     }
-    if buffer.slots == 0 || (buffer.slots > 1 && buffer.stride < slot_bytes(buffer)) {
+    let closer = buffer.slots > 1 && buffer.stride < slot_bytes(buffer);
+    if buffer.slots == 0 || buffer.elements == 0 || closer {
         let facts =
             format!("{} slots of {} bytes, {} apart", buffer.slots, slot_bytes(buffer), buffer.stride);
         findings.add(Rule::BufferSlots, name, facts);
@@ -128,7 +129,9 @@ fn check_tables(program: &Program, findings: &mut Findings) {
     let mut filled = HashSet::new();
     for table in &program.tables {
         match program.buffers.get(table.buffer.0 as usize) {
-            None => findings.add(Rule::TableBuffer, "tables", format!("there is no buffer {}", table.buffer.0)),
+            None => {
+                findings.add(Rule::TableBuffer, "tables", format!("there is no buffer {}", table.buffer.0))
+            }
             Some(buffer) if buffer.role != Role::Table => {
                 findings.add(Rule::TableBuffer, &buffer.name, format!("its role is {:?}", buffer.role));
             }

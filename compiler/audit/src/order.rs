@@ -57,7 +57,14 @@ impl Order {
         }
     }
 
-    fn access(&mut self, kind: EntryKind, step: &Step<'_>, stream: usize, used: &Use, findings: &mut Findings) {
+    fn access(
+        &mut self,
+        kind: EntryKind,
+        step: &Step<'_>,
+        stream: usize,
+        used: &Use,
+        findings: &mut Findings,
+    ) {
         let clock = &self.clocks[stream];
         let known = |past: &Access| past.time <= clock[past.stream];
         let clash = |past: &&Access| {

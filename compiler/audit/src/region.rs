@@ -84,7 +84,8 @@ impl Region {
         }
         let from = inner.start - self.start;
         let fits = from % self.stride + inner.len <= self.len;
-        fits && (inner.is_run() || (inner.stride == self.stride && from / self.stride + inner.rows <= self.rows))
+        fits && (inner.is_run()
+            || (inner.stride == self.stride && from / self.stride + inner.rows <= self.rows))
     }
 
     /// The set of both, if that is runs of one length again.
@@ -96,7 +97,11 @@ impl Region {
         }
         let alike = low.rows == high.rows && low.stride == high.stride;
         let len = (high.start + high.len).max(low.start + low.len) - low.start;
-        if alike && beside && len <= low.stride { Self::rows(low.start, low.rows, len, low.stride) } else { None }
+        if alike && beside && len <= low.stride {
+            Self::rows(low.start, low.rows, len, low.stride)
+        } else {
+            None
+        }
     }
 }
 
@@ -109,7 +114,9 @@ impl Regions {
         if new.is_empty() || self.covers(&new) {
             return;
         }
-        while let Some((at, joined)) = self.0.iter().enumerate().find_map(|(at, old)| Some((at, old.joined(&new)?))) {
+        while let Some((at, joined)) =
+            self.0.iter().enumerate().find_map(|(at, old)| Some((at, old.joined(&new)?)))
+        {
             self.0.swap_remove(at);
             new = joined;
         }
@@ -152,7 +159,12 @@ mod tests {
         let mut all = vec![Region::run(3, 0), Region::run(0, 40)];
         for start in 0..9 {
             all.extend([Region::run(start, 1), Region::run(start, 5), Region::run(start * 3, 4)]);
-            all.extend([rows(start, 3, 2, 6), rows(start, 2, 3, 6), rows(start, 4, 1, 6), rows(start, 2, 6, 6)]);
+            all.extend([
+                rows(start, 3, 2, 6),
+                rows(start, 2, 3, 6),
+                rows(start, 4, 1, 6),
+                rows(start, 2, 6, 6),
+            ]);
         }
         all
     }

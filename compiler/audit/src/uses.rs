@@ -88,8 +88,8 @@ impl Lister<'_> {
         self.matrix(&gemm.a, gemm.m, gemm.k, OperandAccess::Read, Part::Factor);
         self.matrix(&gemm.b, gemm.k, gemm.n, OperandAccess::Read, Part::Factor);
         self.matrix(&gemm.c, gemm.m, gemm.n, result, Part::Product);
-        if let Some((kernel, args)) = &gemm.epilogue {
-            self.launch(*kernel, args, Part::Epilogue);
+        if let Some(epilogue) = &gemm.epilogue {
+            self.launch(epilogue.kernel, &epilogue.args, Part::Epilogue);
         }
     }
 
@@ -104,7 +104,8 @@ impl Lister<'_> {
         let buffer = &self.program.buffers[place.buffer.0 as usize];
         let slot = slot(place, buffer, self.step);
         if buffer.dtype != operand.dtype {
-            let facts = format!("`{}` holds {:?}, and {:?} is used", buffer.name, buffer.dtype, operand.dtype);
+            let facts =
+                format!("`{}` holds {:?}, and {:?} is used", buffer.name, buffer.dtype, operand.dtype);
             self.fault(Rule::ElementType, facts);
         }
         if let Extent::Rows { rows, cols, stride } = operand.extent
@@ -128,7 +129,8 @@ impl Lister<'_> {
             );
             self.fault(Rule::OutsideBuffer, facts);
         } else if region.end() > slot_end && (place.turn || place.micro) {
-            let facts = format!("slot {slot} of `{}` ends {} bytes earlier", buffer.name, region.end() - slot_end);
+            let facts =
+                format!("slot {slot} of `{}` ends {} bytes earlier", buffer.name, region.end() - slot_end);
             self.fault(Rule::OutsideSlot, facts);
         } else {
             let (index, arena) = (place.buffer.0 as usize, buffer.arena);
