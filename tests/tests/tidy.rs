@@ -191,11 +191,11 @@ fn every_snapshot_belongs_to_a_test() {
     assert_none(faults);
 }
 
-/// `E0312` and the like between quotes.
+/// `E0312`, `W0101`, `R0201` between quotes.
 fn codes(text: &str) -> impl Iterator<Item = &str> {
     text.split('"').filter(|part| {
         let (letter, digits) = part.split_at_checked(1).unwrap_or(("", ""));
-        ["E", "W"].contains(&letter) && digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit())
+        ["E", "W", "R"].contains(&letter) && digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit())
     })
 }
 
