@@ -9,4 +9,5 @@ pub mod form;
 pub mod interpret;
 pub mod ir;
 pub mod mask;
+pub mod row_builder;
 pub mod rowfn;

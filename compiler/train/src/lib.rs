@@ -1,5 +1,6 @@
 //! Adds the backward pass, loss scaling, clipping and the optimizer step to a graph.
 #![forbid(unsafe_code)]
+pub mod optimizer;
 use dspc_graph::ir::{Graph, ParamId, ValueId};
 /// A graph with its gradient.
 #[derive(Clone, Debug)]
