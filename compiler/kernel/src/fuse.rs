@@ -164,14 +164,13 @@ impl Fusion<'_> {
     fn attach_epilogues(&mut self) {
         let mut position = 0;
         while position < self.units.len() {
-            if let Some(product) = self.product_for(position) {
-                if let (Unit::Contract { op, .. }, Unit::Rows(ops)) =
+            if let Some(product) = self.product_for(position)
+                && let (Unit::Contract { op, .. }, Unit::Rows(ops)) =
                     (&self.units[product], &self.units[position])
-                {
-                    self.units[position] = Unit::Contract { op: *op, epilogue: ops.clone() };
-                    self.units.remove(product);
-                    continue; // the units behind moved up by one
-                }
+            {
+                self.units[position] = Unit::Contract { op: *op, epilogue: ops.clone() };
+                self.units.remove(product);
+                continue; // the units behind moved up by one
             }
             position += 1;
         }

@@ -9,5 +9,46 @@ mod fuse;
 mod locate;
 mod lower;
 mod pool;
+mod print;
 mod state;
 pub mod steps;
+mod update;
+
+pub use print::print;
+
+use dspc_plan::Plan;
+
+use crate::pool::Pool;
+use crate::state::State;
+use crate::steps::{Kernels, Loop, Step};
+
+/// The passes from plan to kernels.
+pub fn kernels(plan: &Plan) -> Kernels {
+    let mut pool = Pool::default();
+    let mut state = State::new(plan, &mut pool);
+    let micro_batch = lower::lower_train(&plan.train, &mut state, &mut pool);
+    let evaluate = lower::lower_loss(&plan.evaluate, &mut state, &mut pool);
+    let logits = lower::lower_logits(&plan.logits, &mut state, &mut pool);
+    let mut train = vec![];
+    if plan.batch.accumulation > 1 {
+        train.extend(
+            state.groups.iter().map(|g| Step::Zero(steps::Place::start(g.gradients), "accumulate".into())),
+        );
+    }
+    train.push(Step::Loop(Loop {
+        name: "micro-batch".into(),
+        micro: true,
+        count: plan.batch.accumulation,
+        reverse: false,
+        body: micro_batch,
+    }));
+    train.extend(update::lower_update(plan, &state, &mut pool));
+    Kernels {
+        name: plan.name.clone(),
+        kernels: pool.kernels,
+        storages: pool.storages,
+        train,
+        evaluate,
+        logits,
+    }
+}

@@ -13,7 +13,7 @@ mod verify;
 
 pub use cost::{StateBytes, flops_per_token, state_bytes};
 pub use mesh::{Axis, AxisId, Mesh};
-pub use partition::{Group, GroupId, Member, Partition, partition_state};
+pub use partition::{GRID_ELEMENTS, Group, GroupId, Member, Partition, partition_state};
 pub use place::{Collective, CollectiveKind, Placement, place_values};
 pub use print::print;
 pub use verify::verify;
@@ -30,7 +30,9 @@ pub struct Plan {
     pub mesh: Mesh,
     /// How the batch divides.
     pub batch: Batch,
-    /// Forward, backward and update of one micro-batch.
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Forward and backward of one micro-batch.
     pub train: TrainGraph,
     /// The loss alone, no dropout.
     pub evaluate: Graph,
@@ -55,10 +57,33 @@ pub struct Batch {
     pub accumulation: u64,
 }
 
+/// The graphs of one rank's micro-batch.
+#[derive(Clone, Debug)]
+pub struct Graphs {
+    /// Forward and backward.
+    pub train: TrainGraph,
+    /// The loss alone.
+    pub evaluate: Graph,
+    /// One sequence up to the logits.
+    pub logits: Graph,
+}
+
 /// The passes from training graph to plan.
-pub fn plan(name: &str, mesh: Mesh, batch: Batch, train: TrainGraph, evaluate: Graph, logits: Graph) -> Plan {
+pub fn plan(name: &str, mesh: Mesh, batch: Batch, steps: u64, graphs: Graphs) -> Plan {
+    let Graphs { train, evaluate, logits } = graphs;
     let placements = place_values(&train);
     let partition = partition_state(&train);
     let collectives = place::place_collectives(&mesh, &partition);
-    Plan { name: name.into(), mesh, batch, train, evaluate, logits, placements, partition, collectives }
+    Plan {
+        name: name.into(),
+        mesh,
+        batch,
+        steps,
+        train,
+        evaluate,
+        logits,
+        placements,
+        partition,
+        collectives,
+    }
 }

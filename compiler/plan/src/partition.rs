@@ -11,6 +11,9 @@ use dspc_train::TrainGraph;
 /// Elements that every parameter's start is a multiple of: 64 bytes of f32.
 pub const ALIGN_ELEMENTS: u64 = 16;
 
+/// Elements that every group's size is a multiple of: the grid on which the gradient norm is summed, and on which shards will be cut.
+pub const GRID_ELEMENTS: u64 = 1024;
+
 /// Index in [`Partition::groups`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct GroupId(pub u32);
@@ -31,7 +34,7 @@ pub struct Group {
     pub name: String,
     /// Weight decay acts on it.
     pub decay: bool,
-    /// Elements, gaps between parameters included; a multiple of [`ALIGN_ELEMENTS`].
+    /// Elements, gaps between parameters included; a multiple of [`GRID_ELEMENTS`].
     pub elements: u64,
 }
 
@@ -64,7 +67,8 @@ pub fn partition_state(train: &TrainGraph) -> Partition {
         for run in runs(&ids, params) {
             end = place_run(run, params, group, end, &mut members);
         }
-        groups.push(Group { name: if decay { "decay" } else { "plain" }.into(), decay, elements: end });
+        let elements = end.next_multiple_of(GRID_ELEMENTS);
+        groups.push(Group { name: if decay { "decay" } else { "plain" }.into(), decay, elements });
     }
     Partition { groups, members }
 }

@@ -1,1 +1,16 @@
-//! placeholder
+//! Orders kernels for each rank: streams, events, and a byte offset in an arena for every storage.
+//!
+//! It writes the artifact's own instruction types, so that nothing is translated twice. Memory is planned, not allocated: the peak is known to the
+//! byte. Never makes code.
+
+#![forbid(unsafe_code)]
+
+mod alias;
+mod lifetime;
+mod operands;
+mod pack;
+mod print;
+mod write;
+
+pub use print::print;
+pub use write::{Job, schedule};

@@ -99,27 +99,13 @@ impl Lowering<'_> {
         }
         let mut nodes: Vec<NodeId> = vec![];
         for node in &function.nodes {
-            let at = |id: &NodeId| nodes[id.0 as usize];
-            let input = |id: &InputId| inputs[id.0 as usize].unwrap_or(*id);
-            let new = match node {
-                Node::Load(id) => match inside.get(&op.inputs[id.0 as usize]) {
-                    Some(&node) => {
-                        nodes.push(node);
-                        continue;
-                    }
-                    None => Node::Load(input(id)),
-                },
-                Node::LoadAt(id, col) => Node::LoadAt(input(id), at(col)),
-                Node::Unary(f, a) => Node::Unary(*f, at(a)),
-                Node::Binary(f, a, b) => Node::Binary(*f, at(a), at(b)),
-                Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
-                Node::Reduce(f, a) => Node::Reduce(*f, at(a)),
-                Node::Uniform { rng, site, sample_elements } => {
-                    Node::Uniform { rng: input(rng), site: *site, sample_elements: *sample_elements }
-                }
-                Node::Const(_) | Node::ConstInt(_) | Node::Column => node.clone(),
+            let fused = match node {
+                Node::Load(id) => inside.get(&op.inputs[id.0 as usize]).copied(),
+                _ => None,
             };
-            let id = draft.node(new);
+            let at = |id: NodeId| nodes[id.0 as usize];
+            let input = |id: InputId| inputs[id.0 as usize].unwrap_or(id);
+            let id = fused.unwrap_or_else(|| draft.node(rename(node, &at, &input)));
             nodes.push(id);
         }
         nodes
@@ -145,17 +131,7 @@ impl Lowering<'_> {
             location = self.copy(value);
             stride(&location).unwrap_or(1)
         });
-        let renamed = |map: &RowMap| match map {
-            RowMap::Gather(ids) => RowMap::Gather(inputs[ids.0 as usize].unwrap_or(*ids)),
-            RowMap::Affine { .. } => map.clone(),
-        };
-        let access = match access {
-            Access::Element(map) => Access::Element(renamed(map)),
-            Access::HalfRotated(map) => Access::HalfRotated(renamed(map)),
-            Access::Row(map) => Access::Row(renamed(map)),
-            Access::Table(map) => Access::Table(renamed(map)),
-            Access::Scalar => Access::Scalar,
-        };
+        let access = renamed(access, &|id| inputs[id.0 as usize].unwrap_or(id));
         let name = self.graph.value(value).name.clone();
         draft.read(Read { name, dtype, access, stride }, location.place)
     }
@@ -212,11 +188,12 @@ impl Lowering<'_> {
             (false, true) => Split::Rows,
             (false, false) => Split::Elements,
         };
-        let operands = draft.reads.iter().map(|(_, place)| *place).chain(places).collect();
-        let reads = draft.reads.into_iter().map(|(read, _)| read).collect();
+        let (reads, read_places) = draft.reads.into_iter().unzip();
         let kernel =
             RowKernel { rows: draft.rows, cols: draft.cols, reads, nodes: draft.nodes, writes, split };
-        let kernel = self.pool.kernel(&stem(ops), Kernel::Row(live(kernel)));
+        let (kernel, read_places) = live(kernel, read_places);
+        let operands = read_places.into_iter().chain(places).collect();
+        let kernel = self.pool.kernel(&stem(ops), Kernel::Row(kernel));
         let launch = Step::Launch(Launch { kernel, operands, origin });
         std::iter::once(launch).chain(after).collect()
     }
@@ -351,46 +328,85 @@ fn is_flat(draft: &Draft, writes: &[Write]) -> bool {
     reads && writes && nodes
 }
 
-/// Without nodes that no write needs.
-fn live(mut kernel: RowKernel) -> RowKernel {
+/// Without nodes that no write needs, and operands that no node reads.
+fn live(mut kernel: RowKernel, places: Vec<Place>) -> (RowKernel, Vec<Place>) {
     let mut needed = vec![false; kernel.nodes.len()];
     for write in &kernel.writes {
         let (Target::Element(id) | Target::Row(id) | Target::ColumnSum(id)) = write.what;
-        needed[id.0 as usize] = true;
+        mark(&kernel.nodes, id.0 as usize, &mut needed);
     }
-    for i in (0..kernel.nodes.len()).rev().filter(|&i| needed[i]).collect::<Vec<_>>() {
-        mark(&kernel.nodes, i, &mut needed);
-    }
-    let mut new = vec![NodeId(0); kernel.nodes.len()];
-    let mut nodes = vec![];
-    for (i, node) in kernel.nodes.iter().enumerate().filter(|(i, _)| needed[*i]) {
-        let at = |id: &NodeId| new[id.0 as usize];
-        let renamed = match node {
-            Node::LoadAt(input, col) => Node::LoadAt(*input, at(col)),
-            Node::Unary(f, a) => Node::Unary(*f, at(a)),
-            Node::Binary(f, a, b) => Node::Binary(*f, at(a), at(b)),
-            Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
-            Node::Reduce(f, a) => Node::Reduce(*f, at(a)),
-            Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => {
-                node.clone()
-            }
-        };
-        new[i] = NodeId(nodes.len() as u32);
-        nodes.push(renamed);
-    }
+    let read = reads_needed(&kernel, &needed);
+    let renumber = |kept: &[bool]| {
+        let below = |i: usize| kept[..i].iter().filter(|k| **k).count() as u32;
+        (0..kept.len()).map(below).collect::<Vec<u32>>()
+    };
+    let (node_ids, input_ids) = (renumber(&needed), renumber(&read));
+    let at = |id: NodeId| NodeId(node_ids[id.0 as usize]);
+    let input = |id: InputId| InputId(input_ids[id.0 as usize]);
+    let kept = kernel.nodes.iter().zip(&needed).filter(|(_, needed)| **needed);
+    kernel.nodes = kept.map(|(node, _)| rename(node, &at, &input)).collect();
+    let keep = |i: &usize| read[*i];
+    let places = (0..places.len()).filter(keep).map(|i| places[i]).collect();
+    let bound = |read: &Read| Read { access: renamed(&read.access, &input), ..read.clone() };
+    kernel.reads = (0..kernel.reads.len()).filter(keep).map(|i| bound(&kernel.reads[i])).collect();
     for write in &mut kernel.writes {
         write.what = match write.what {
-            Target::Element(id) => Target::Element(new[id.0 as usize]),
-            Target::Row(id) => Target::Row(new[id.0 as usize]),
-            Target::ColumnSum(id) => Target::ColumnSum(new[id.0 as usize]),
+            Target::Element(id) => Target::Element(at(id)),
+            Target::Row(id) => Target::Row(at(id)),
+            Target::ColumnSum(id) => Target::ColumnSum(at(id)),
         };
     }
-    kernel.nodes = nodes;
-    kernel
+    (kernel, places)
+}
+
+fn reads_needed(kernel: &RowKernel, needed: &[bool]) -> Vec<bool> {
+    let mut read = vec![false; kernel.reads.len()];
+    for (node, _) in kernel.nodes.iter().zip(needed).filter(|(_, needed)| **needed) {
+        if let Node::Load(id) | Node::LoadAt(id, _) | Node::Uniform { rng: id, .. } = node {
+            read[id.0 as usize] = true;
+            if let Some(RowMap::Gather(ids)) = row_map(&kernel.reads[id.0 as usize].access) {
+                read[ids.0 as usize] = true;
+            }
+        }
+    }
+    read
+}
+
+/// An access with its ids operand renumbered.
+fn renamed(access: &Access, input: &dyn Fn(InputId) -> InputId) -> Access {
+    let map = |map: &RowMap| match map {
+        RowMap::Gather(ids) => RowMap::Gather(input(*ids)),
+        RowMap::Affine { .. } => map.clone(),
+    };
+    match access {
+        Access::Element(m) => Access::Element(map(m)),
+        Access::HalfRotated(m) => Access::HalfRotated(map(m)),
+        Access::Row(m) => Access::Row(map(m)),
+        Access::Table(m) => Access::Table(map(m)),
+        Access::Scalar => Access::Scalar,
+    }
+}
+
+/// A node with its operands renumbered.
+fn rename(node: &Node, at: &dyn Fn(NodeId) -> NodeId, input: &dyn Fn(InputId) -> InputId) -> Node {
+    match node {
+        Node::Load(id) => Node::Load(input(*id)),
+        Node::LoadAt(id, col) => Node::LoadAt(input(*id), at(*col)),
+        Node::Unary(f, a) => Node::Unary(*f, at(*a)),
+        Node::Binary(f, a, b) => Node::Binary(*f, at(*a), at(*b)),
+        Node::Select(c, a, b) => Node::Select(at(*c), at(*a), at(*b)),
+        Node::Reduce(f, a) => Node::Reduce(*f, at(*a)),
+        Node::Uniform { rng, site, sample_elements } => {
+            Node::Uniform { rng: input(*rng), site: *site, sample_elements: *sample_elements }
+        }
+        Node::Const(_) | Node::ConstInt(_) | Node::Column => node.clone(),
+    }
 }
 
 fn mark(nodes: &[Node], i: usize, needed: &mut [bool]) {
-    needed[i] = true;
+    if std::mem::replace(&mut needed[i], true) {
+        return;
+    }
     let operands = match &nodes[i] {
         Node::LoadAt(_, a) | Node::Unary(_, a) | Node::Reduce(_, a) => vec![*a],
         Node::Binary(_, a, b) => vec![*a, *b],
@@ -398,9 +414,7 @@ fn mark(nodes: &[Node], i: usize, needed: &mut [bool]) {
         Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => vec![],
     };
     for id in operands {
-        if !needed[id.0 as usize] {
-            mark(nodes, id.0 as usize, needed);
-        }
+        mark(nodes, id.0 as usize, needed);
     }
 }
 

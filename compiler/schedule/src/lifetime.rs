@@ -1,0 +1,101 @@
+//! Lifetimes: from which step to which a storage holds something.
+//!
+//! Steps are numbered in the order they are written, a loop's body once. A storage used in one turn of a loop alone lives inside the turn; one that is used
+//! outside too, or keeps a slot a turn, lives through the whole loop.
+
+use std::collections::BTreeMap;
+
+use dspc_kernel::steps::{Gemm, Launch, Place, Step, Storage, StorageId};
+
+/// Steps `first..=last` in the numbering of [`lifetimes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lifetime {
+    pub first: u32,
+    pub last: u32,
+}
+
+impl Lifetime {
+    pub fn overlaps(self, other: Lifetime) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    pub fn with(self, other: Lifetime) -> Lifetime {
+        Lifetime { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+}
+
+/// Where a storage is used: the step, and the loops around it, outermost first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Use {
+    step: u32,
+    loops: Vec<(u32, u32)>,
+}
+
+/// The lifetime of every storage that an entry uses.
+pub(crate) fn lifetimes(steps: &[Step], storages: &[Storage]) -> BTreeMap<StorageId, Lifetime> {
+    let mut uses: BTreeMap<StorageId, Vec<Use>> = BTreeMap::new();
+    let mut next = 0;
+    collect(steps, &mut next, &mut vec![], &mut uses);
+    uses.into_iter().map(|(id, uses)| (id, lifetime(&uses, storages[id.0 as usize].slots))).collect()
+}
+
+fn collect(
+    steps: &[Step],
+    next: &mut u32,
+    loops: &mut Vec<(u32, u32)>,
+    uses: &mut BTreeMap<StorageId, Vec<Use>>,
+) {
+    for step in steps {
+        if let Step::Loop(inner) = step {
+            let start = *next;
+            loops.push((start, start + count(&inner.body) - 1));
+            collect(&inner.body, next, loops, uses);
+            loops.pop();
+            continue;
+        }
+        for place in places(step) {
+            uses.entry(place.storage).or_default().push(Use { step: *next, loops: loops.clone() });
+        }
+        *next += 1;
+    }
+}
+
+/// Steps, those of loops' bodies included.
+fn count(steps: &[Step]) -> u32 {
+    let of = |step: &Step| match step {
+        Step::Loop(inner) => count(&inner.body),
+        _ => 1,
+    };
+    steps.iter().map(of).sum::<u32>().max(1)
+}
+
+fn lifetime(uses: &[Use], slots: u64) -> Lifetime {
+    let shared = uses.iter().map(|u| &u.loops).fold(uses[0].loops.clone(), |mut shared, loops| {
+        let same = shared.iter().zip(loops).take_while(|(a, b)| a == b).count();
+        shared.truncate(same);
+        shared
+    });
+    // A storage with a slot a turn outlives the innermost loop it is used in.
+    let depth = if slots > 1 { shared.len().saturating_sub(1) } else { shared.len() };
+    let widened = uses.iter().map(|u| match u.loops.get(depth) {
+        Some(&(first, last)) => Lifetime { first, last },
+        None => Lifetime { first: u.step, last: u.step },
+    });
+    widened.reduce(Lifetime::with).unwrap_or(Lifetime { first: 0, last: 0 })
+}
+
+/// All operands of a step, reads first.
+pub(crate) fn places(step: &Step) -> Vec<Place> {
+    match step {
+        Step::Launch(launch) => launch.operands.clone(),
+        Step::Gemm(gemm) => gemm_places(gemm),
+        Step::Zero(place, _) => vec![*place],
+        Step::Loop(inner) => inner.body.iter().flat_map(places).collect(),
+    }
+}
+
+fn gemm_places(gemm: &Gemm) -> Vec<Place> {
+    let own = [gemm.a.place, gemm.b.place, gemm.c.place];
+    let epilogue = gemm.epilogue.iter().flat_map(|l: &Launch| l.operands.iter().copied());
+    own.into_iter().chain(epilogue).collect()
+}
