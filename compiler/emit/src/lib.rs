@@ -1,1 +1,12 @@
-//! placeholder
+//! Kernels to code: descriptions to MLIR text, MLIR to objects for a CPU and to PTX for a GPU. Alone names melior and LLVM.
+//!
+//! Never reads a file, a clock or the environment; never links: objects are bytes, and who called links them. Same description and
+//! target, same bytes, whatever the number of threads. `unsafe` stands in `mlir` alone.
+
+mod cpu;
+mod error;
+mod mlir;
+mod row;
+
+pub use cpu::{CpuLevel, assembly_cpu, compile_cpu, cpu_module};
+pub use error::EmitError;

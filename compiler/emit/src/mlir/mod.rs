@@ -1,0 +1,13 @@
+//! MLIR and LLVM as this crate needs them: a text builder, contexts, pipelines, objects. The only place with `unsafe`.
+
+mod builder;
+mod context;
+mod object;
+mod ops;
+mod types;
+
+pub(crate) use builder::Function;
+pub(crate) use context::{lower_cpu, with_context};
+pub(crate) use object::{Output, emit_cpu, host_cpu};
+pub(crate) use ops::Order;
+pub(crate) use types::{Element, Space, Type, Value};

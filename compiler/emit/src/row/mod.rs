@@ -1,0 +1,11 @@
+//! Row kernels as both targets see them: passes, nodes as operations, functions, random numbers.
+
+mod analysis;
+mod expression;
+mod math;
+mod philox;
+
+pub(crate) use analysis::{Analysis, Level, Pass, neutral, operands, weight};
+pub(crate) use expression::{emit_pure, for_result};
+pub(crate) use math::Target;
+pub(crate) use philox::{Stream, uniform};

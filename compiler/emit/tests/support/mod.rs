@@ -1,0 +1,8 @@
+//! What the numerics tests share: operands in memory, compiling and loading kernels, and an f64 reading of row kernels.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod ball;
+pub mod kernels;
+pub mod native;
+pub mod operand;
+pub mod reading;
