@@ -180,10 +180,10 @@ impl Analysis {
                 Target::Row(_) if level == Level::Element => {
                     return Err(format!("`{}` has one value a row, its node one an element", write.name));
                 }
-                Target::Row(_) | Target::Element(_) if kernel.split == Split::Elements => {
-                    if !matches!(write.what, Target::Element(_)) {
-                        return Err(format!("`{}` is no element-wise result", write.name));
-                    }
+                Target::Row(_) | Target::Element(_)
+                    if kernel.split == Split::Elements && !matches!(write.what, Target::Element(_)) =>
+                {
+                    return Err(format!("`{}` is no element-wise result", write.name));
                 }
                 Target::ColumnSum(_) if !matches!(kernel.split, Split::Chunks(_)) => {
                     return Err(format!("`{}` is a column sum, so items must be chunks of rows", write.name));
