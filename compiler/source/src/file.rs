@@ -79,16 +79,42 @@ impl SourceMap {
         &self.files[file.0 as usize].1
     }
 
-    /// The text a span covers.
+    /// The text a span covers; of a span that reaches out of its file, the part inside.
     pub fn slice(&self, span: Span) -> &str {
-        &self.text(span.file)[span.start as usize..span.end as usize]
+        let text = self.text(span.file);
+        let start = text.floor_char_boundary(span.start as usize);
+        let end = text.floor_char_boundary(span.end as usize);
+        &text[start..end.max(start)]
     }
 
     /// Line and column (both from 1, the column in characters) of a span's start.
     pub fn line_column(&self, span: Span) -> (usize, usize) {
-        let before = &self.text(span.file)[..span.start as usize];
+        let text = self.text(span.file);
+        let before = &text[..text.floor_char_boundary(span.start as usize)];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         (line, column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters() {
+        let mut sources = SourceMap::default();
+        let file = sources.add("a.dsp", "x = 1\n# ×× y\n");
+        assert_eq!(sources.line_column(Span::new(file, 4, 5)), (1, 5));
+        assert_eq!(sources.line_column(Span::new(file, 13, 14)), (2, 6));
+        assert_eq!(sources.slice(Span::new(file, 8, 12)), "××");
+    }
+
+    #[test]
+    fn a_span_out_of_its_file_is_cut() {
+        let mut sources = SourceMap::default();
+        let file = sources.add("a.dsp", "×");
+        assert_eq!(sources.slice(Span::new(file, 1, 900)), "×");
+        assert_eq!(sources.line_column(Span::new(file, 900, 901)), (1, 2));
     }
 }
