@@ -9,5 +9,6 @@ pub mod form;
 pub mod interpret;
 pub mod ir;
 pub mod mask;
+pub mod philox;
 pub mod row_builder;
 pub mod rowfn;

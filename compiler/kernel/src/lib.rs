@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod describe;
+mod evaluate;
 mod fuse;
 mod locate;
 mod lower;
@@ -14,6 +15,7 @@ mod state;
 pub mod steps;
 mod update;
 
+pub use evaluate::evaluate;
 pub use print::print;
 
 use dspc_plan::Plan;

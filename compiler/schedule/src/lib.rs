@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod alias;
+mod evaluate;
 mod lifetime;
 mod operands;
 mod pack;
 mod print;
 mod write;
 
+pub use evaluate::Machine;
 pub use print::print;
 pub use write::{Job, schedule};

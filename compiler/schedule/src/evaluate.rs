@@ -1,0 +1,101 @@
+//! A program in f64 on its own arenas: cells four bytes apart, kernels by their descriptions. What it yields must be what the graph's interpreter yields;
+//! between the two lie fusion, placement in storages, aliasing and packing.
+
+use dspc_kernel::steps::NamedKernel;
+use dspc_program::{Action, Arg, Gemm, Instruction, Matrix, Over, Place, Program};
+
+/// Arenas as cells, one after the other.
+pub struct Machine<'a> {
+    program: &'a Program,
+    kernels: &'a [NamedKernel],
+    starts: Vec<usize>,
+    /// One a four-byte element.
+    pub cells: Vec<f64>,
+}
+
+impl<'a> Machine<'a> {
+    /// All cells are NaN but those of parameters' gaps, gradients and moments, which start as zero: nothing may depend on what was never written.
+    pub fn new(program: &'a Program, kernels: &'a [NamedKernel]) -> Self {
+        let mut starts = vec![];
+        let mut cells = vec![];
+        for arena in &program.arenas {
+            starts.push(cells.len());
+            let empty = if arena.name == "activations" { f64::NAN } else { 0.0 };
+            cells.resize(cells.len() + arena.bytes as usize / 4, empty);
+        }
+        Self { program, kernels, starts, cells }
+    }
+
+    /// The cell of a buffer's slot.
+    pub fn cell(&self, buffer: usize, slot: u64) -> usize {
+        let b = &self.program.buffers[buffer];
+        self.starts[b.arena as usize] + ((b.offset + slot * b.stride) / 4) as usize
+    }
+
+    /// The index of the buffer of a name.
+    pub fn buffer(&self, name: &str) -> Option<usize> {
+        self.program.buffers.iter().position(|b| b.name == name)
+    }
+
+    /// Runs instructions in order.
+    pub fn run(&mut self, body: &[Instruction], turn: u64, micro: u64) {
+        for instruction in body {
+            match &instruction.action {
+                Action::Launch { kernel, args } => self.launch(kernel.0 as usize, args, turn, micro),
+                Action::Gemm(gemm) => {
+                    self.gemm(gemm, turn, micro);
+                    if let Some(e) = &gemm.epilogue {
+                        self.launch(e.kernel.0 as usize, &e.args, turn, micro);
+                    }
+                }
+                Action::Zero { at } => {
+                    let start = self.address(at, turn, micro);
+                    let elements = self.program.buffers[at.buffer.0 as usize].elements as usize;
+                    self.cells[start..start + elements].fill(0.0);
+                }
+                Action::Loop { over, count, reverse, body } => {
+                    for i in 0..*count {
+                        let i = if *reverse { count - 1 - i } else { i };
+                        match over {
+                            Over::Turns => self.run(body, i, micro),
+                            Over::MicroBatches => self.run(body, turn, i),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn address(&self, at: &Place, turn: u64, micro: u64) -> usize {
+        let b = &self.program.buffers[at.buffer.0 as usize];
+        let slot = (at.add + if at.turn { turn } else { 0 } + if at.micro { micro } else { 0 }) % b.slots;
+        self.cell(at.buffer.0 as usize, slot) + at.elements as usize
+    }
+
+    fn launch(&mut self, kernel: usize, args: &[Arg], turn: u64, micro: u64) {
+        let operand = |arg: &Arg| match arg {
+            Arg::At(at) => Some(self.address(at, turn, micro)),
+            Arg::Turn => None,
+        };
+        let operands: Vec<usize> = args.iter().filter_map(operand).collect();
+        dspc_kernel::evaluate(&self.kernels[kernel].kernel, &operands, turn, &mut self.cells);
+    }
+
+    fn gemm(&mut self, gemm: &Gemm, turn: u64, micro: u64) {
+        let at = |this: &Self, m: &Matrix| this.address(&m.at, turn, micro);
+        let (a, b, c) = (at(self, &gemm.a), at(self, &gemm.b), at(self, &gemm.c));
+        let index = |m: &Matrix, row: u64, col: u64| {
+            let (row, col) = if m.transposed { (col, row) } else { (row, col) };
+            (row * m.stride + col) as usize
+        };
+        for i in 0..gemm.m {
+            for j in 0..gemm.n {
+                let term =
+                    |k: u64| self.cells[a + index(&gemm.a, i, k)] * self.cells[b + index(&gemm.b, k, j)];
+                let sum: f64 = (0..gemm.k).map(term).sum();
+                let cell = &mut self.cells[c + index(&gemm.c, i, j)];
+                *cell = if gemm.accumulate { *cell + sum } else { sum };
+            }
+        }
+    }
+}
