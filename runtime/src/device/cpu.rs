@@ -1,0 +1,428 @@
+//! The CPU: kernels from a shared object, memory in this process, threads of its own.
+
+use super::arena::Arenas;
+use super::call::{Address, Call, Counters, KernelFn};
+use super::lower::{self, Lowering};
+use super::pool::Pool;
+use super::{Device, EntryKind};
+use crate::error::Error;
+use dspc_program::{Buffer, BufferId, Program};
+use libloading::Library;
+use std::path::Path;
+
+/// Bytes to zero that are worth a thread of their own.
+const ZERO_WORTH: usize = 1 << 18;
+
+/// A program on this machine's cores.
+pub struct Cpu {
+    train: Vec<Call>,
+    evaluate: Vec<Call>,
+    logits: Option<Vec<Call>>,
+    buffers: Vec<Buffer>,
+    arenas: Arenas,
+    machine: Machine,
+    /// The functions in the calls come from it: it must not go before them.
+    _library: Library,
+}
+
+struct Machine {
+    pool: Pool,
+    /// Operand addresses of the running instruction.
+    values: Vec<*mut u8>,
+}
+
+// SAFETY: `values` holds addresses into the arenas that move with it, and is written anew by every instruction.
+unsafe impl Send for Machine {}
+
+impl Cpu {
+    /// Takes memory, loads the kernels and looks up everything that the instructions name.
+    ///
+    /// `kernels` is code that will run in this process: read it through [`crate::artifact::read`], which checks its hash.
+    ///
+    /// # Errors
+    /// R0202 for a program that reaches outside its memory, R0207, R0601.
+    pub fn new(program: &Program, kernels: &Path, threads: usize) -> Result<Self, Error> {
+        let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
+        lower::check_memory(program).map_err(malformed)?;
+        let mut arenas = Arenas::new(program)?;
+        let (library, functions) = load(program, kernels)?;
+        let mut lowering = Lowering { program, arenas: &mut arenas, functions: &functions };
+        let train = lowering.entry(&program.train).map_err(malformed)?;
+        let evaluate = lowering.entry(&program.evaluate).map_err(malformed)?;
+        let logits = program.logits.as_ref().map(|e| lowering.entry(e)).transpose().map_err(malformed)?;
+        let most = program.kernels.iter().map(|k| k.operands.len() + 1).max().unwrap_or(0);
+        Ok(Self {
+            train,
+            evaluate,
+            logits,
+            buffers: program.buffers.clone(),
+            arenas,
+            machine: Machine { pool: Pool::new(threads), values: Vec::with_capacity(most) },
+            _library: library,
+        })
+    }
+
+    fn buffer(&self, id: BufferId) -> Result<&Buffer, Error> {
+        self.buffers.get(id.0 as usize).ok_or_else(|| outside(&format!("buffer {}", id.0)))
+    }
+}
+
+fn outside(what: &str) -> Error {
+    Error::ArtifactMalformed {
+        path: "program.json".into(),
+        reason: format!("{what} is used outside its bounds"),
+    }
+}
+
+fn load(program: &Program, path: &Path) -> Result<(Library, Vec<KernelFn>), Error> {
+    let unloadable =
+        |e: libloading::Error| Error::KernelsUnloadable { path: path.into(), reason: e.to_string() };
+    // A bare name would be looked for in the system's folders.
+    let absolute = std::path::absolute(path)
+        .map_err(|source| Error::ArtifactUnreadable { path: path.into(), source })?;
+    // SAFETY: kernel files are made by our compiler and define no initialisers; the caller checked the file's hash.
+    let library = unsafe { Library::new(&absolute) }.map_err(unloadable)?;
+    let functions = program
+        .kernels
+        .iter()
+        // SAFETY: symbols of a kernel file have this type; the hash ties the file to the program.
+        .map(|kernel| unsafe { library.get::<KernelFn>(kernel.symbol.as_bytes()) }.map(|symbol| *symbol))
+        .collect::<Result<_, _>>()
+        .map_err(unloadable)?;
+    Ok((library, functions))
+}
+
+impl Device for Cpu {
+    fn run(&mut self, entry: EntryKind) -> Result<(), Error> {
+        let calls = match entry {
+            EntryKind::Train => &self.train,
+            EntryKind::Evaluate => &self.evaluate,
+            EntryKind::Logits => self.logits.as_ref().ok_or(Error::NoLogits)?,
+        };
+        self.machine.block(calls, Counters::default());
+        Ok(())
+    }
+
+    fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
+        let buffer = self.buffer(buffer)?.clone();
+        let target = self.arenas.slot_mut(&buffer, slot, bytes.len()).ok_or_else(|| outside(&buffer.name))?;
+        target.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let buffer = self.buffer(buffer)?;
+        let source = self.arenas.slot(buffer, slot, bytes.len()).ok_or_else(|| outside(&buffer.name))?;
+        bytes.copy_from_slice(source);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        match self.machine.pool.threads() {
+            1 => "cpu, 1 thread".into(),
+            n => format!("cpu, {n} threads"),
+        }
+    }
+}
+
+impl Machine {
+    fn block(&mut self, calls: &[Call], counters: Counters) {
+        for call in calls {
+            match call {
+                Call::Launch(launch) => {
+                    let parts = launch.parts(self.pool.threads());
+                    let bound = launch.bind(counters, &mut self.values);
+                    self.pool.run(parts, &|part| bound.call_part(part, parts));
+                }
+                Call::Gemm(gemm) => gemm.run(&mut self.pool, counters, &mut self.values),
+                Call::Zero { at, bytes } => self.zero(at, *bytes, counters),
+                Call::Turns { count, reverse, body } => {
+                    for i in 0..*count {
+                        let turn = if *reverse { count - 1 - i } else { i };
+                        self.block(body, Counters { turn, ..counters });
+                    }
+                }
+                Call::MicroBatches { count, reverse, body } => {
+                    for i in 0..*count {
+                        let micro = if *reverse { count - 1 - i } else { i };
+                        self.block(body, Counters { micro, ..counters });
+                    }
+                }
+            }
+        }
+    }
+
+    fn zero(&mut self, at: &Address, bytes: usize, counters: Counters) {
+        let start = at.at(counters).expose_provenance();
+        let parts = (bytes / ZERO_WORTH).clamp(1, self.pool.threads());
+        self.pool.run(parts, &|part| {
+            let edge = |i: usize| if i == parts { bytes } else { (bytes / parts * i) & !63 };
+            let (begin, end) = (edge(part), edge(part + 1));
+            // SAFETY: the slot was checked to lie in its arena, and the parts are disjoint.
+            unsafe { std::ptr::with_exposed_provenance_mut::<u8>(start + begin).write_bytes(0, end - begin) };
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Builder, at, instruction, launch, repeat};
+    use dspc_program::{
+        Action, Arg, ElementType::F32, ElementType::I32, Entry, Gemm, Matrix, Over, Place, Role,
+    };
+
+    fn device(builder: &Builder, threads: usize) -> Cpu {
+        let dir = tempfile::tempdir().unwrap();
+        Cpu::new(&builder.program, &builder.compile(dir.path()), threads).unwrap()
+    }
+
+    fn floats(device: &Cpu, buffer: BufferId, slot: u64, count: usize) -> Vec<f32> {
+        let mut out = vec![0f32; count];
+        device.read(buffer, slot, bytemuck::cast_slice_mut(&mut out)).unwrap();
+        out
+    }
+
+    /// Each visit multiplies by ten and adds its turn and a digit from the slot it was pointed at.
+    #[test]
+    fn loops_visit_turns_and_micro_batches_in_their_order() {
+        let mut b = Builder::new();
+        let log = b.buffer("log", F32, 16, 1, Role::Inner);
+        let slots = b.buffer("slots", F32, 1, 3, Role::Inner);
+        let visit = b.kernel(
+            "visit",
+            1,
+            &[F32, F32],
+            true,
+            "float *log = args[0]; log[1 + (int)log[0]++] = 10 * *(float *)args[1] + (float)(int64_t)args[2];",
+        );
+        let slot = |add, turn, micro| Arg::At(Place { add, turn, micro, ..Place::of(slots) });
+        let see = |place| launch(visit, &[at(log), place, Arg::Turn]);
+        b.program.train = Entry {
+            body: vec![
+                see(slot(1, false, false)),
+                repeat(
+                    Over::MicroBatches,
+                    2,
+                    false,
+                    vec![
+                        repeat(Over::Turns, 3, true, vec![see(slot(1, true, false))]),
+                        see(slot(2, false, true)),
+                    ],
+                ),
+            ],
+            peak_bytes: 0,
+        };
+        let mut d = device(&b, 2);
+        for (i, x) in [5f32, 6.0, 7.0].into_iter().enumerate() {
+            d.write(slots, i as u64, bytemuck::bytes_of(&x)).unwrap();
+        }
+        d.run(EntryKind::Train).unwrap();
+        let seen = floats(&d, log, 0, 10);
+        assert_eq!(seen, [9.0, 60.0, 52.0, 71.0, 60.0, 70.0, 52.0, 71.0, 60.0, 50.0]);
+    }
+
+    #[test]
+    fn items_are_shared_out_and_none_runs_twice() {
+        let mut b = Builder::new();
+        let out = b.buffer("out", F32, 5000, 1, Role::Inner);
+        let step = b.kernel(
+            "step",
+            5000,
+            &[F32],
+            false,
+            "for (int64_t i = begin; i < end; i++) ((float *)args[0])[i] += 1;",
+        );
+        b.program.train.body = vec![launch(step, &[at(out)])];
+        for threads in [1, 2, 3, 7] {
+            let mut d = device(&b, threads);
+            d.run(EntryKind::Train).unwrap();
+            d.run(EntryKind::Train).unwrap();
+            assert_eq!(floats(&d, out, 0, 5000), [2.0; 5000]);
+        }
+    }
+
+    #[test]
+    fn zero_clears_one_slot_from_its_place_on() {
+        let mut b = Builder::new();
+        let out = b.buffer("out", F32, 300_000, 2, Role::Inner);
+        let place = Place { add: 1, elements: 2, ..Place::of(out) };
+        b.program.train.body = vec![instruction(Action::Zero { at: place })];
+        let mut d = device(&b, 3);
+        for slot in 0..2 {
+            d.write(out, slot, bytemuck::cast_slice(&vec![1f32; 300_000])).unwrap();
+        }
+        d.run(EntryKind::Train).unwrap();
+        assert!(floats(&d, out, 0, 300_000).iter().all(|&x| x == 1.0));
+        let second = floats(&d, out, 1, 300_000);
+        assert_eq!(second[..2], [1.0; 2]);
+        assert!(second[2..].iter().all(|&x| x == 0.0));
+    }
+
+    /// A product of small whole numbers is exact, whatever the order of its sums.
+    fn product(m: u64, n: u64, k: u64, transposed: (bool, bool, bool), epilogue: bool, threads: usize) {
+        let mut b = Builder::new();
+        let matrix = |b: &mut Builder, name: &str, rows: u64, cols: u64, transposed: bool| {
+            let (r, c) = if transposed { (cols, rows) } else { (rows, cols) };
+            let stride = c + 3;
+            let buffer = b.buffer(name, F32, r * stride + 5, 1, Role::Inner);
+            Matrix { at: Place { elements: 5, ..Place::of(buffer) }, stride, transposed }
+        };
+        let a = matrix(&mut b, "a", m, k, transposed.0);
+        let w = matrix(&mut b, "b", k, n, transposed.1);
+        let c = matrix(&mut b, "c", m, n, transposed.2);
+        let double = b.kernel(
+            "twice",
+            m,
+            &[F32],
+            false,
+            &format!(
+                "for (int64_t i = begin; i < end; i++) for (int64_t j = 0; j < {n}; j++) \
+                 ((float *)args[0])[{}] *= 2;",
+                if transposed.2 { format!("j * {} + i", c.stride) } else { format!("i * {} + j", c.stride) }
+            ),
+        );
+        let gemm = Gemm {
+            m,
+            n,
+            k,
+            a,
+            b: w,
+            c,
+            accumulate: true,
+            epilogue: epilogue.then(|| (double, vec![Arg::At(c.at)])),
+        };
+        b.program.train.body = vec![instruction(Action::Gemm(gemm))];
+        let mut d = device(&b, threads);
+        let value = |i: usize| ((i * 7919 + 13) % 17) as f32 - 8.0;
+        for (buffer, shift) in [(a.at.buffer, 1), (w.at.buffer, 2), (c.at.buffer, 3)] {
+            let count = b.program.buffers[buffer.0 as usize].elements as usize;
+            let xs: Vec<f32> = (0..count).map(|i| value(i + shift)).collect();
+            d.write(buffer, 0, bytemuck::cast_slice(&xs)).unwrap();
+        }
+        let read = |d: &Cpu, x: &Matrix| {
+            let count = b.program.buffers[x.at.buffer.0 as usize].elements as usize;
+            floats(d, x.at.buffer, 0, count)
+        };
+        let index = |x: &Matrix, r: u64, c: u64| {
+            let (r, c) = if x.transposed { (c, r) } else { (r, c) };
+            (5 + r * x.stride + c) as usize
+        };
+        let (av, wv, cv) = (read(&d, &a), read(&d, &w), read(&d, &c));
+        d.run(EntryKind::Train).unwrap();
+        let out = read(&d, &c);
+        for i in 0..m {
+            for j in 0..n {
+                let sum: f32 = (0..k).map(|l| av[index(&a, i, l)] * wv[index(&w, l, j)]).sum();
+                let factor = if epilogue { 2.0 } else { 1.0 };
+                let at = index(&c, i, j);
+                assert_eq!(out[at], factor * (cv[at] + sum), "{m}×{n}×{k} {transposed:?} at {i}, {j}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_any_shape_and_layout() {
+        let both = [false, true];
+        for (m, n, k) in [(1, 1, 1), (1, 65, 9), (65, 1, 40), (3, 5, 0), (33, 47, 600), (300, 130, 70)] {
+            for a in both {
+                for b in both {
+                    for c in both {
+                        product(m, n, k, (a, b, c), a ^ b, 1 + (m as usize % 3));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wide_product_runs_its_epilogue_after_all_columns() {
+        product(16, 3000, 64, (false, true, false), true, 3);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+        #[test]
+        fn bits_do_not_depend_on_the_number_of_threads(
+            m in 1u64..200, n in 1u64..200, k in 1u64..1200, layout in 0u8..4, threads in 2usize..9,
+        ) {
+            let mut b = Builder::new();
+            let side = |b: &mut Builder, name: &str, r: u64, c: u64, transposed: bool| {
+                let buffer = b.buffer(name, F32, r * c, 1, Role::Inner);
+                Matrix { at: Place::of(buffer), stride: if transposed { r } else { c }, transposed }
+            };
+            let a = side(&mut b, "a", m, k, layout & 1 == 1);
+            let w = side(&mut b, "b", k, n, layout & 2 == 2);
+            let c = side(&mut b, "c", m, n, false);
+            let gemm = Gemm { m, n, k, a, b: w, c, accumulate: false, epilogue: None };
+            b.program.train.body = vec![instruction(Action::Gemm(gemm))];
+            let stream = crate::philox::Stream { seed: m, step: 0, site: 0 };
+            let results = [1, threads].map(|threads| {
+                let mut d = device(&b, threads);
+                for (x, count) in [(a, m * k), (w, k * n)] {
+                    let xs: Vec<f32> = (0..count).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+                    d.write(x.at.buffer, 0, bytemuck::cast_slice(&xs)).unwrap();
+                }
+                d.run(EntryKind::Train).unwrap();
+                floats(&d, c.at.buffer, 0, (m * n) as usize)
+            });
+            proptest::prop_assert!(results[0].iter().zip(&results[1]).all(|(x, y)| x.to_bits() == y.to_bits()));
+        }
+    }
+
+    #[test]
+    fn programs_that_reach_outside_are_refused() {
+        let refuse = |change: &dyn Fn(&mut Builder)| {
+            let mut b = Builder::new();
+            let out = b.buffer("out", F32, 16, 2, Role::Inner);
+            let step = b.kernel("step", 1, &[F32], false, "");
+            b.program.train.body = vec![launch(step, &[at(out)])];
+            change(&mut b);
+            let dir = tempfile::tempdir().unwrap();
+            let error = Cpu::new(&b.program, &b.compile(dir.path()), 1).map(|_| ()).unwrap_err();
+            assert_eq!(error.code(), "R0202", "{error}");
+            error.to_string()
+        };
+        let place = |elements| Place { elements, ..Place::of(BufferId(0)) };
+        assert!(refuse(&|b| b.program.arenas[0].bytes -= 64).contains("does not lie in its arena"));
+        assert!(refuse(&|b| b.program.buffers[0].offset = 4).contains("does not lie"));
+        assert!(refuse(&|b| b.program.buffers[0].slots = 0).contains("does not lie"));
+        assert!(refuse(&|b| b.program.buffers[0].elements = u64::MAX).contains("does not lie"));
+        assert!(refuse(&|b| b.program.buffers[0].dtype = I32).contains("another element type"));
+        assert!(
+            refuse(&|b| b.program.train.body = vec![launch(dspc_program::KernelId(9), &[])])
+                .contains("no kernel 9")
+        );
+        assert!(
+            refuse(&|b| b.program.train.body[0].action = Action::Zero { at: place(17) })
+                .contains("zeroes nothing")
+        );
+        assert!(
+            refuse(&|b| {
+                let x = Matrix { at: place(0), stride: 8, transposed: false };
+                let gemm = Gemm { m: 8, n: 8, k: 8, a: x, b: x, c: x, accumulate: false, epilogue: None };
+                b.program.train.body = vec![instruction(Action::Gemm(gemm))];
+            })
+            .contains("reaches past")
+        );
+        assert!(
+            refuse(&|b| {
+                let rows = dspc_program::Extent::Rows { rows: 3, cols: 10, stride: 12 };
+                b.program.kernels[0].operands[0].extent = rows;
+            })
+            .contains("here: reaches past `out`")
+        );
+    }
+
+    #[test]
+    fn a_library_without_the_kernels_is_refused() {
+        let mut b = Builder::new();
+        let dir = tempfile::tempdir().unwrap();
+        let object = b.compile(dir.path());
+        b.kernel("later", 1, &[], false, "");
+        let error = Cpu::new(&b.program, &object, 1).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), "R0207");
+        std::fs::write(&object, b"no library").unwrap();
+        assert_eq!(Cpu::new(&b.program, &object, 1).map(|_| ()).unwrap_err().code(), "R0207");
+    }
+}

@@ -1,0 +1,190 @@
+//! Matrix products on the CPU: the `gemm` crate on one thread a block, our own division into blocks.
+//!
+//! Bits do not depend on the division. Every element of c is one chain of fused multiply-adds over k, in order, cut into runs of
+//! [`DEPTH`] that are added to c one after the other; blocks are whole numbers of [`UNIT`] rows or columns, so that none is so thin
+//! that the crate takes another way (dot products, outer products) than it takes for the rest.
+
+use super::call::{Address, Counters, LaunchCall};
+use super::pool::Pool;
+
+/// Summed at once. The crate's own depth depends on the block's size; a depth of at most this is never cut again.
+const DEPTH: usize = 512;
+/// Blocks are multiples of this; the last takes the remainder, so a block is thinner only where the whole matrix is.
+const UNIT: usize = 32;
+/// Rows of a call, so that its part of c is in cache when the epilogue reads it.
+const ROWS: usize = 128;
+/// Multiply-adds that are worth a thread of their own: about 10 µs.
+const WORTH: usize = 1 << 19;
+
+/// A matrix in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    pub(super) at: Address,
+    pub(super) row_stride: isize,
+    pub(super) col_stride: isize,
+}
+
+/// A row kernel that runs on rows of c.
+#[derive(Debug)]
+pub(super) struct Epilogue {
+    pub(super) launch: LaunchCall,
+    /// Items of a row, where items follow rows.
+    pub(super) items_per_row: Option<i64>,
+}
+
+/// `c = a · b [+ c]`, then the epilogue.
+#[derive(Debug)]
+pub(super) struct GemmCall {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) a: Side,
+    pub(super) b: Side,
+    pub(super) c: Side,
+    pub(super) accumulate: bool,
+    pub(super) epilogue: Option<Epilogue>,
+}
+
+impl GemmCall {
+    /// Runs it on the pool.
+    pub(super) fn run(&self, pool: &mut Pool, counters: Counters, values: &mut Vec<*mut u8>) {
+        let operands = Operands {
+            a: self.a.bind(counters),
+            b: self.b.bind(counters),
+            c: self.c.bind(counters),
+            accumulate: self.accumulate,
+        };
+        let bound = self.epilogue.as_ref().map(|e| (e.launch.bind(counters, values), e));
+        let grid = Grid::new(self.m, self.n, self.k, pool.threads());
+        let fused = bound
+            .as_ref()
+            .and_then(|(launch, e)| Some((launch, e.items_per_row?)))
+            .filter(|_| grid.cols == 1);
+        pool.run(grid.rows * grid.cols, &|part| {
+            let (row, col) = (part / grid.cols, part % grid.cols);
+            let (rows, cols) = (range(self.m, row, grid.rows), range(self.n, col, grid.cols));
+            let mut begin = rows.0;
+            while begin < rows.1 {
+                // The last block takes a remainder that would be thinner than a unit.
+                let end = if rows.1 - begin < ROWS + UNIT { rows.1 } else { begin + ROWS };
+                // SAFETY: the matrices were checked to lie in the arenas; blocks of c are disjoint, and the schedule orders this
+                // product after what it reads.
+                unsafe { operands.block((begin, end), cols, self.k) };
+                if let Some((launch, per_row)) = fused {
+                    launch.call(begin as i64 * per_row, end as i64 * per_row);
+                }
+                begin = end;
+            }
+        });
+        if let (Some((launch, epilogue)), None) = (&bound, fused) {
+            let parts = epilogue.launch.parts(pool.threads());
+            pool.run(parts, &|part| launch.call_part(part, parts));
+        }
+    }
+}
+
+/// How many blocks each way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Grid {
+    rows: usize,
+    cols: usize,
+}
+
+impl Grid {
+    /// Rows first, since they keep the epilogue in cache; columns for the threads that are left.
+    fn new(m: usize, n: usize, k: usize, threads: usize) -> Self {
+        let worth = (m * n).saturating_mul(k) / WORTH;
+        let parts = threads.min(worth).max(1);
+        let (units_m, units_n) = ((m / UNIT).max(1), (n / UNIT).max(1));
+        let best = (1..=parts.min(units_m))
+            .map(|rows| Grid { rows, cols: (parts / rows).clamp(1, units_n) })
+            .min_by_key(|grid| {
+                let longest = units_m.div_ceil(grid.rows) * units_n.div_ceil(grid.cols);
+                (longest, grid.cols)
+            });
+        best.unwrap_or(Grid { rows: 1, cols: 1 })
+    }
+}
+
+/// Part `i` of `parts` of a length, in whole units; the last takes the remainder.
+fn range(length: usize, i: usize, parts: usize) -> (usize, usize) {
+    let units = length / UNIT;
+    let edge = |i: usize| if i == parts { length } else { units * i / parts * UNIT };
+    (edge(i), edge(i + 1))
+}
+
+#[derive(Clone, Copy)]
+struct BoundSide {
+    at: *mut f32,
+    row_stride: isize,
+    col_stride: isize,
+}
+
+impl Side {
+    fn bind(&self, counters: Counters) -> BoundSide {
+        BoundSide {
+            at: self.at.at(counters).cast(),
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        }
+    }
+}
+
+impl BoundSide {
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        self.at.wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)
+    }
+}
+
+struct Operands {
+    a: BoundSide,
+    b: BoundSide,
+    c: BoundSide,
+    accumulate: bool,
+}
+
+// SAFETY: threads read a and b and write disjoint blocks of c.
+unsafe impl Sync for Operands {}
+
+impl Operands {
+    /// One block of c.
+    ///
+    /// # Safety
+    /// The matrices hold the block's rows and columns, and no other thread touches the block of c.
+    unsafe fn block(&self, rows: (usize, usize), cols: (usize, usize), k: usize) {
+        let (m, n) = (rows.1 - rows.0, cols.1 - cols.0);
+        let c = self.c.at(rows.0, cols.0);
+        let mut depth = 0;
+        loop {
+            let run = DEPTH.min(k - depth);
+            // SAFETY: the caller's contract.
+            unsafe {
+                gemm::gemm(
+                    m,
+                    n,
+                    run,
+                    c,
+                    self.c.col_stride,
+                    self.c.row_stride,
+                    self.accumulate || depth > 0,
+                    self.a.at(rows.0, depth),
+                    self.a.col_stride,
+                    self.a.row_stride,
+                    self.b.at(depth, cols.0),
+                    self.b.col_stride,
+                    self.b.row_stride,
+                    1.0f32,
+                    1.0f32,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+            depth += run;
+            if depth >= k {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! From a program's instructions to calls: ids become addresses and functions, and every bound is checked, once.
+
+use super::arena::{Arenas, element_bytes};
+use super::call::{Address, Call, KernelFn, LaunchCall, Operand};
+use super::gemm::{Epilogue, GemmCall, Side};
+use dspc_program::{
+    Action, Arg, Buffer, BufferId, ElementType, Entry, Extent, Gemm, Instruction, KernelEntry, KernelId,
+    Matrix, Over, Place, Program,
+};
+
+/// Why a program cannot run.
+pub(super) type Reason = String;
+
+/// Checks that buffers lie in their arenas, and that the numbers that the runtime divides by are not 0.
+pub(super) fn check_memory(program: &Program) -> Result<(), Reason> {
+    for buffer in &program.buffers {
+        let inside = buffer_bytes(buffer)
+            .and_then(|bytes| bytes.checked_add(buffer.offset))
+            .zip(program.arenas.get(buffer.arena as usize))
+            .is_some_and(|(end, arena)| end <= arena.bytes);
+        if !inside || buffer.slots == 0 || buffer.offset % 64 != 0 {
+            return Err(format!("buffer `{}` does not lie in its arena", buffer.name));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes from the first slot's start to the last one's end.
+fn buffer_bytes(buffer: &Buffer) -> Option<u64> {
+    let slot = buffer.elements.checked_mul(element_bytes(buffer.dtype))?;
+    buffer.slots.checked_sub(1)?.checked_mul(buffer.stride)?.checked_add(slot)
+}
+
+/// Looks up what instructions name.
+pub(super) struct Lowering<'a> {
+    pub(super) program: &'a Program,
+    pub(super) arenas: &'a mut Arenas,
+    pub(super) functions: &'a [KernelFn],
+}
+
+impl<'a> Lowering<'a> {
+    pub(super) fn entry(&mut self, entry: &Entry) -> Result<Vec<Call>, Reason> {
+        self.block(&entry.body)
+    }
+
+    fn block(&mut self, body: &[Instruction]) -> Result<Vec<Call>, Reason> {
+        body.iter()
+            .map(|instruction| {
+                self.action(&instruction.action).map_err(|reason| format!("{}: {reason}", instruction.origin))
+            })
+            .collect()
+    }
+
+    fn action(&mut self, action: &Action) -> Result<Call, Reason> {
+        match action {
+            Action::Launch { kernel, args } => self.launch(*kernel, args).map(Call::Launch),
+            Action::Gemm(gemm) => self.gemm(gemm).map(|call| Call::Gemm(Box::new(call))),
+            Action::Zero { at } => {
+                let (buffer, at) = (self.buffer(at.buffer)?, *at);
+                let elements = buffer.elements.checked_sub(at.elements).ok_or("zeroes nothing")?;
+                let bytes = elements * element_bytes(buffer.dtype);
+                Ok(Call::Zero { at: self.address(at, elements)?, bytes: bytes as usize })
+            }
+            Action::Loop { over, count, reverse, body } => {
+                let (count, reverse, body) = (*count, *reverse, self.block(body)?);
+                Ok(match over {
+                    Over::Turns => Call::Turns { count, reverse, body },
+                    Over::MicroBatches => Call::MicroBatches { count, reverse, body },
+                })
+            }
+        }
+    }
+
+    fn launch(&mut self, id: KernelId, args: &[Arg]) -> Result<LaunchCall, Reason> {
+        let (kernel, function) = self.kernel(id)?;
+        let (items, grain) = (whole(kernel.items)?, whole(kernel.grain)?);
+        let expected = kernel.operands.len() + usize::from(kernel.uses_turn);
+        if args.len() != expected {
+            return Err(format!("`{}` takes {expected} operands, not {}", kernel.symbol, args.len()));
+        }
+        let declared = &kernel.operands;
+        let operands = args
+            .iter()
+            .enumerate()
+            .map(|(i, arg)| match (arg, declared.get(i)) {
+                (Arg::At(place), Some(operand)) => {
+                    let buffer = self.buffer(place.buffer)?;
+                    if buffer.dtype != operand.dtype {
+                        return Err(format!("`{}` has another element type than its kernel", buffer.name));
+                    }
+                    let elements = match operand.extent {
+                        Extent::Rows { rows: 0, .. } => 0,
+                        Extent::Rows { rows, cols, stride } => {
+                            span(rows, cols, stride).ok_or("an operand without end")?
+                        }
+                        Extent::Slot => 0,
+                    };
+                    self.address(*place, elements).map(Operand::At)
+                }
+                (Arg::Turn, None) => Ok(Operand::Turn),
+                (Arg::At(_), None) | (Arg::Turn, Some(_)) => Err("the turn is the last operand".to_string()),
+            })
+            .collect::<Result<_, Reason>>()?;
+        Ok(LaunchCall { function, items, grain, operands })
+    }
+
+    fn gemm(&mut self, gemm: &Gemm) -> Result<GemmCall, Reason> {
+        let size = |x: u64| usize::try_from(x).map_err(|_| "a dim too large".to_string());
+        let (m, n, k) = (size(gemm.m)?, size(gemm.n)?, size(gemm.k)?);
+        let a = self.side(&gemm.a, gemm.m, gemm.k)?;
+        let b = self.side(&gemm.b, gemm.k, gemm.n)?;
+        let c = self.side(&gemm.c, gemm.m, gemm.n)?;
+        let epilogue = match &gemm.epilogue {
+            Some((kernel, args)) => {
+                let launch = self.launch(*kernel, args)?;
+                Some(Epilogue { items_per_row: items_per_row(launch.items, gemm.m, gemm.n), launch })
+            }
+            None => None,
+        };
+        Ok(GemmCall { m, n, k, a, b, c, accumulate: gemm.accumulate, epilogue })
+    }
+
+    /// A matrix of `rows × cols` as it is used; its strides say how it is stored.
+    fn side(&mut self, matrix: &Matrix, rows: u64, cols: u64) -> Result<Side, Reason> {
+        if self.buffer(matrix.at.buffer)?.dtype != ElementType::F32 {
+            return Err("a matrix product of elements that are not f32".into());
+        }
+        let (stored_rows, stored_cols) = if matrix.transposed { (cols, rows) } else { (rows, cols) };
+        let elements = span(stored_rows, stored_cols, matrix.stride).ok_or("a matrix without end")?;
+        let at = self.address(matrix.at, elements)?;
+        let stride = isize::try_from(matrix.stride).map_err(|_| "a stride too large")?;
+        let (row_stride, col_stride) = if matrix.transposed { (1, stride) } else { (stride, 1) };
+        Ok(Side { at, row_stride, col_stride })
+    }
+
+    /// A place from which `elements` are reached.
+    fn address(&mut self, place: Place, elements: u64) -> Result<Address, Reason> {
+        let buffer = self.buffer(place.buffer)?;
+        let size = element_bytes(buffer.dtype);
+        let follows = place.turn || place.micro;
+        let slot = if follows { buffer.slots - 1 } else { place.add % buffer.slots };
+        let end = place
+            .elements
+            .checked_add(elements)
+            .and_then(|e| e.checked_mul(size))
+            .and_then(|e| e.checked_add(slot.checked_mul(buffer.stride)?))
+            .and_then(|e| e.checked_add(buffer.offset));
+        let arena = &self.program.arenas[buffer.arena as usize];
+        if end.is_none_or(|end| end > arena.bytes) {
+            return Err(format!("reaches past `{}` and its arena", buffer.name));
+        }
+        let base = self.arenas.address(buffer).wrapping_add((place.elements * size) as usize);
+        Ok(Address {
+            base,
+            stride: buffer.stride as usize,
+            slots: buffer.slots,
+            add: place.add % buffer.slots,
+            turn: place.turn,
+            micro: place.micro,
+        })
+    }
+
+    fn buffer(&self, id: BufferId) -> Result<&'a Buffer, Reason> {
+        self.program.buffers.get(id.0 as usize).ok_or_else(|| format!("no buffer {}", id.0))
+    }
+
+    fn kernel(&self, id: KernelId) -> Result<(&'a KernelEntry, KernelFn), Reason> {
+        let index = id.0 as usize;
+        let pair = self.program.kernels.get(index).zip(self.functions.get(index).copied());
+        pair.ok_or_else(|| format!("no kernel {}", id.0))
+    }
+}
+
+fn whole(x: u64) -> Result<i64, Reason> {
+    i64::try_from(x).map_err(|_| "a count too large".to_string())
+}
+
+/// Elements from the first to the last of `rows` runs of `cols`.
+fn span(rows: u64, cols: u64, stride: u64) -> Option<u64> {
+    if rows == 0 || cols == 0 {
+        return Some(0);
+    }
+    (rows - 1).checked_mul(stride)?.checked_add(cols)
+}
+
+/// How an epilogue's items follow the rows of the product, if they do: one a row, or one an element.
+/// Others (chunks of rows) run after the whole product.
+fn items_per_row(items: i64, m: u64, n: u64) -> Option<i64> {
+    let (m, n) = (i64::try_from(m).ok()?, i64::try_from(n).ok()?);
+    if items == m {
+        Some(1)
+    } else if Some(items) == m.checked_mul(n) {
+        Some(n)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,363 @@
+//! Faults of the world, one variant each: what happened, a stable code, what to do, and the exit code.
+//!
+//! Not mistakes in a spec: those are diagnostics of the compiler. Each code has a page under `docs/errors/`.
+
+use std::path::{Path, PathBuf};
+
+/// A fault that stopped the runtime.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// R0101. A file pattern of `data.text` names no file.
+    #[error("no file matches `{pattern}` in `{}`", root.display())]
+    DataMissing {
+        /// As the spec has it.
+        pattern: String,
+        /// Where it was looked for.
+        root: PathBuf,
+    },
+    /// R0102. A text file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    DataUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// R0103. A text file is not UTF-8.
+    #[error("`{}` is not UTF-8 text: byte {offset} begins no character", path.display())]
+    DataNotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// First byte that is wrong, from 0.
+        offset: usize,
+    },
+    /// R0104. All text files are empty.
+    #[error("the text is empty: {files} file(s), no character")]
+    DataEmpty {
+        /// Files that were read.
+        files: usize,
+    },
+    /// R0105. The text is shorter than one sequence.
+    #[error("the {part} text has {tokens} tokens and a sequence of {sequence} needs {}", sequence + 1)]
+    DataShort {
+        /// `training` or `holdout`.
+        part: &'static str,
+        /// Ids there are.
+        tokens: u64,
+        /// Ids of a sequence.
+        sequence: u64,
+    },
+    /// R0106. A character that the training text did not have.
+    #[error("character {character:?} at position {position} of {place} was not in the training text")]
+    CharacterUnknown {
+        /// It.
+        character: char,
+        /// In characters, from 0.
+        position: usize,
+        /// A file or `the prompt`.
+        place: String,
+    },
+    /// R0107. An id that the model does not know.
+    #[error("token id {id} is not below the model's vocabulary of {vocab}")]
+    IdOutOfRange {
+        /// It.
+        id: u64,
+        /// Ids the model knows.
+        vocab: u64,
+    },
+    /// R0201. A file of the artifact is not there.
+    #[error("cannot read the artifact's `{}`: {source}", path.display())]
+    ArtifactUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// R0202. The artifact's program is not one.
+    #[error("`{}` is not a compiled program: {reason}", path.display())]
+    ArtifactMalformed {
+        /// The file.
+        path: PathBuf,
+        /// What the parser or the checker says.
+        reason: String,
+    },
+    /// R0203. The artifact has another format.
+    #[error("`{}` has format version {found}, and this runtime reads version {expected}", path.display())]
+    ArtifactVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        expected: u32,
+    },
+    /// R0204. A kernel file is not the one that was compiled.
+    #[error("`{}` is damaged: BLAKE3 {found}, expected {expected}", path.display())]
+    ArtifactHash {
+        /// The file.
+        path: PathBuf,
+        /// Hex.
+        found: String,
+        /// Hex.
+        expected: String,
+    },
+    /// R0205. The artifact has no kernels for the device.
+    #[error("the artifact has no kernels for `{wanted}`; it has {present}")]
+    TargetMissing {
+        /// `cpu`
+        wanted: String,
+        /// Names, with commas.
+        present: String,
+    },
+    /// R0206. The kernels need instructions that this CPU lacks.
+    #[error("the kernels were compiled for {level}, and this CPU lacks {missing}")]
+    CpuFeatures {
+        /// `x86-64-v4`
+        level: String,
+        /// Names, with commas.
+        missing: String,
+    },
+    /// R0207. The kernel library cannot be loaded.
+    #[error("cannot load kernels from `{}`: {reason}", path.display())]
+    KernelsUnloadable {
+        /// The file.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
+    },
+    /// R0301. The disk is full.
+    #[error("no space left while writing `{}`", path.display())]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// R0302. A file cannot be written.
+    #[error("cannot write `{}`: {source}", path.display())]
+    WriteFailed {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// R0401. There is no checkpoint.
+    #[error("no checkpoint in `{}`", path.display())]
+    CheckpointMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// R0402. A checkpoint is damaged.
+    #[error("checkpoint `{}` is damaged: {reason}", path.display())]
+    CheckpointDamaged {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// R0403. A checkpoint of another model.
+    #[error("checkpoint `{}` is of another model: {reason}", path.display())]
+    CheckpointMismatch {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// The first difference.
+        reason: String,
+    },
+    /// R0404. The text changed since the checkpoint.
+    #[error("the training text is not the one that checkpoint `{}` was trained on", path.display())]
+    DataChanged {
+        /// The checkpoint's folder.
+        path: PathBuf,
+    },
+    /// R0405. The run folder holds another run.
+    #[error("`{}` already holds the checkpoints of a run", path.display())]
+    RunExists {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// R0501. The loss or a gradient is not finite.
+    #[error("the {what} of step {step} is not finite; the step was not applied")]
+    NotFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step, from 1.
+        step: u64,
+        /// Newest whole checkpoint, if there is one.
+        checkpoint: Option<PathBuf>,
+    },
+    /// R0601. More memory than there is.
+    #[error("the program needs {} and this machine has {}", bytes(*needed), bytes(*available))]
+    Memory {
+        /// Bytes of all arenas.
+        needed: u64,
+        /// Bytes of the machine.
+        available: u64,
+    },
+    /// R0602. `DSPC_THREADS` is no number of threads.
+    #[error("DSPC_THREADS is {value:?}, which is no number from 1 to {max}")]
+    Threads {
+        /// As set.
+        value: String,
+        /// Largest accepted.
+        max: usize,
+    },
+    /// R0603. The program has no entry for generation.
+    #[error("this program cannot generate: it was compiled without a logits entry")]
+    NoLogits,
+    /// R0604. Ids handed to a session have the wrong length.
+    #[error("a step takes {expected} ids, and {found} were given")]
+    WrongLength {
+        /// Ids a step takes.
+        expected: usize,
+        /// Ids given.
+        found: usize,
+    },
+    /// R0605. The prompt has no token.
+    #[error("the prompt is empty")]
+    PromptEmpty,
+}
+
+impl Error {
+    /// The stable code, `R0101`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::DataMissing { .. } => "R0101",
+            Self::DataUnreadable { .. } => "R0102",
+            Self::DataNotUtf8 { .. } => "R0103",
+            Self::DataEmpty { .. } => "R0104",
+            Self::DataShort { .. } => "R0105",
+            Self::CharacterUnknown { .. } => "R0106",
+            Self::IdOutOfRange { .. } => "R0107",
+            Self::ArtifactUnreadable { .. } => "R0201",
+            Self::ArtifactMalformed { .. } => "R0202",
+            Self::ArtifactVersion { .. } => "R0203",
+            Self::ArtifactHash { .. } => "R0204",
+            Self::TargetMissing { .. } => "R0205",
+            Self::CpuFeatures { .. } => "R0206",
+            Self::KernelsUnloadable { .. } => "R0207",
+            Self::DiskFull { .. } => "R0301",
+            Self::WriteFailed { .. } => "R0302",
+            Self::CheckpointMissing { .. } => "R0401",
+            Self::CheckpointDamaged { .. } => "R0402",
+            Self::CheckpointMismatch { .. } => "R0403",
+            Self::DataChanged { .. } => "R0404",
+            Self::RunExists { .. } => "R0405",
+            Self::NotFinite { .. } => "R0501",
+            Self::Memory { .. } => "R0601",
+            Self::Threads { .. } => "R0602",
+            Self::NoLogits => "R0603",
+            Self::WrongLength { .. } => "R0604",
+            Self::PromptEmpty => "R0605",
+        }
+    }
+
+    /// What to do about it, one line.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::DataMissing { .. } => {
+                "patterns are relative to the spec's folder; check `data { text: [..] }`".into()
+            }
+            Self::DataUnreadable { .. } => "check the file's name and permissions".into(),
+            Self::DataNotUtf8 { .. } => {
+                "convert it, as in `iconv -f latin1 -t utf-8`, or use `tokenizer: \"bytes\"`".into()
+            }
+            Self::DataEmpty { .. } => "name files that hold text in `data { text: [..] }`".into(),
+            Self::DataShort { part: "holdout", .. } => {
+                "raise `holdout`, or leave it out to train on all text".into()
+            }
+            Self::DataShort { .. } => "add text, or lower `sequence` or `holdout`".into(),
+            Self::CharacterUnknown { .. } => {
+                "leave the character out, or build again with text that has it, or use `tokenizer: \"bytes\"`"
+                    .into()
+            }
+            Self::IdOutOfRange { .. } => "use the tokenizer that the model was compiled with".into(),
+            Self::ArtifactUnreadable { .. } => {
+                "check the path, or build the artifact with `dspc build`".into()
+            }
+            Self::ArtifactMalformed { .. } | Self::ArtifactHash { .. } | Self::ArtifactVersion { .. } => {
+                "build the artifact again with this version: `dspc build`".into()
+            }
+            Self::TargetMissing { wanted, .. } => {
+                format!("build it with kernels for it: `dspc build --target {wanted}`")
+            }
+            Self::CpuFeatures { .. } => "build the artifact on this machine with `dspc build`".into(),
+            Self::KernelsUnloadable { .. } => {
+                "build the artifact again on this machine with `dspc build`".into()
+            }
+            Self::DiskFull { .. } => {
+                "free space or lower `checkpoint: every(.., keep: ..)`; older checkpoints are whole".into()
+            }
+            Self::WriteFailed { .. } => "check the folder's permissions and the disk".into(),
+            Self::CheckpointMissing { .. } => {
+                "leave out `--resume` to begin a new run, or name the run's folder".into()
+            }
+            Self::CheckpointDamaged { .. } => {
+                "use an older checkpoint of the run, or restore this one from a copy".into()
+            }
+            Self::CheckpointMismatch { .. } => {
+                "resume with the spec it was made from, or begin a new run in another folder".into()
+            }
+            Self::DataChanged { .. } => "restore the text, or begin a new run in another folder".into(),
+            Self::RunExists { .. } => "go on with `--resume`, or name another folder".into(),
+            Self::NotFinite { checkpoint: Some(path), .. } => {
+                format!(
+                    "lower the learning rate or set `clip`, then go on from `{}` with `--resume`",
+                    path.display()
+                )
+            }
+            Self::NotFinite { .. } => "lower the learning rate, lengthen the warm-up or set `clip`".into(),
+            Self::Memory { .. } => {
+                "lower `micro_batch`, `sequence` or the model's size; `dspc plan` shows what each costs"
+                    .into()
+            }
+            Self::Threads { .. } => "unset DSPC_THREADS to use every core".into(),
+            Self::NoLogits => "build it again with this version: `dspc build`".into(),
+            Self::WrongLength { .. } => "give `batch · sequence` tokens and as many targets".into(),
+            Self::PromptEmpty => "give at least one character".into(),
+        }
+    }
+
+    /// What the process should end with: 1 input, 5 environment, 6 numerics, 7 incompatible or corrupt files.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::DataMissing { .. } | Self::DataUnreadable { .. } => 5,
+            Self::DataNotUtf8 { .. } | Self::DataEmpty { .. } | Self::DataShort { .. } => 1,
+            Self::CharacterUnknown { .. } | Self::IdOutOfRange { .. } => 1,
+            Self::ArtifactUnreadable { .. } | Self::CpuFeatures { .. } => 5,
+            Self::ArtifactMalformed { .. } | Self::ArtifactVersion { .. } | Self::ArtifactHash { .. } => 7,
+            Self::TargetMissing { .. } | Self::KernelsUnloadable { .. } => 7,
+            Self::DiskFull { .. } | Self::WriteFailed { .. } => 5,
+            Self::CheckpointMissing { .. } => 5,
+            Self::CheckpointDamaged { .. } | Self::CheckpointMismatch { .. } | Self::DataChanged { .. } => 7,
+            Self::RunExists { .. } => 1,
+            Self::NotFinite { .. } => 6,
+            Self::Memory { .. } | Self::Threads { .. } => 5,
+            Self::NoLogits => 7,
+            Self::WrongLength { .. } | Self::PromptEmpty => 1,
+        }
+    }
+
+    /// A failed write: disk full, or anything else.
+    pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::FileTooLarge => Self::DiskFull { path: path.into() },
+            _ => Self::WriteFailed { path: path.into(), source },
+        }
+    }
+}
+
+/// Bytes for people, `1.5 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
