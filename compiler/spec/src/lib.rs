@@ -6,4 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+mod check;
+mod errors;
+mod keys;
+mod library;
+mod numbers;
+mod read;
+mod resolve;
 pub mod settings;
+mod supported;
+mod units;
+
+pub use check::check;
+pub use keys::{explain, reference_markdown};

@@ -1,0 +1,67 @@
+//! What the language can say and this version cannot run yet: one line each, deleted when it can.
+
+use dspc_source::Span;
+
+use crate::errors::{Mistakes, NotYet};
+use crate::settings::{Precision, Recompute, Settings};
+
+/// A thing that cannot run yet.
+struct Missing {
+    code: &'static str,
+    /// Where it is asked for, and in which words; `None` if it is not.
+    asked: fn(&Settings) -> Option<(Option<Span>, String)>,
+    /// What to write instead.
+    instead: &'static str,
+}
+
+const MISSING: &[Missing] = &[
+    Missing { code: "E0320", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
+    Missing { code: "E0321", asked: other_precision, instead: "precision = fp32" },
+    Missing { code: "E0322", asked: weights_from_disk, instead: "init = random" },
+    Missing { code: "E0323", asked: recompute, instead: "recompute = none" },
+    Missing { code: "E0324", asked: memory_budget, instead: "memory = all" },
+    Missing { code: "E0325", asked: layout_independence, instead: "deterministic = false" },
+];
+
+/// Reports everything that is asked for and cannot run yet.
+pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mistakes) {
+    for missing in MISSING {
+        if let Some((place, what)) = (missing.asked)(settings) {
+            let place = place.unwrap_or(end);
+            mistakes.add(NotYet { code: missing.code, place, what, instead: missing.instead });
+        }
+    }
+}
+
+fn many_ranks(settings: &Settings) -> Option<(Option<Span>, String)> {
+    let mesh = settings.parallel.value;
+    let axes = [mesh.data, mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
+    axes.iter().any(|axis| *axis > 1).then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
+}
+
+fn other_precision(settings: &Settings) -> Option<(Option<Span>, String)> {
+    let name = match settings.precision.value {
+        Precision::Fp32 => return None,
+        Precision::Tf32 => "tf32",
+        Precision::Bf16 => "bf16",
+        Precision::Fp16 { .. } => "fp16",
+    };
+    Some((settings.precision.span(), format!("in {name}")))
+}
+
+fn weights_from_disk(settings: &Settings) -> Option<(Option<Span>, String)> {
+    settings.init.as_ref().map(|init| (Some(init.span), "from a directory of weights".into()))
+}
+
+fn recompute(settings: &Settings) -> Option<(Option<Span>, String)> {
+    (settings.recompute.value != Recompute::None).then(|| (settings.recompute.span(), "with recomputed activations".into()))
+}
+
+fn memory_budget(settings: &Settings) -> Option<(Option<Span>, String)> {
+    settings.memory.value.map(|_| (settings.memory.span(), "within a memory budget".into()))
+}
+
+/// On one rank the same spec and seed give the same bits already; the same bits for another accumulation need sums in a fixed tree.
+fn layout_independence(settings: &Settings) -> Option<(Option<Span>, String)> {
+    settings.deterministic.value.then(|| (settings.deterministic.span(), "with bits that do not depend on the layout".into()))
+}
