@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     pages.sort();
-    let lines: String = pages.iter().map(|(code, path)| format!("    ({code:?}, include_str!({path:?})),\n")).collect();
+    let lines: String =
+        pages.iter().map(|(code, path)| format!("    ({code:?}, include_str!({path:?})),\n")).collect();
     let table = format!("/// Pages by code.\nconst PAGES: &[(&str, &str)] = &[\n{lines}];\n");
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("pages.rs"), table)?;
     Ok(())

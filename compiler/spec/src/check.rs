@@ -41,7 +41,8 @@ pub fn check(
     let settings = read_settings(&mut reader);
     reader.check_consistency();
     let model = target.and_then(|target| {
-        let spans: BTreeMap<String, Span> = target.args.iter().map(|(name, expr)| (name.value.clone(), expr.span)).collect();
+        let spans: BTreeMap<String, Span> =
+            target.args.iter().map(|(name, expr)| (name.value.clone(), expr.span)).collect();
         let args = read_model_arguments(&mut reader, &target.args)?;
         Some((ModelCall { definition: target.definition, args, span: target.span }, spans))
     });
@@ -53,8 +54,52 @@ pub fn check(
     }
 
     let spec = match (settings, model, mistakes.has_errors()) {
-        (Some(settings), Some((model, _)), false) => Some(Spec { name: name.to_string(), settings, model, definitions }),
+        (Some(settings), Some((model, _)), false) => {
+            Some(Spec { name: name.to_string(), settings, model, definitions })
+        }
         _ => None,
     };
     (spec, mistakes.into_sorted())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::check;
+    use crate::settings::{Optimizer, Origin, Schedule};
+
+    const EXAMPLE: &str = include_str!("../../../examples/shakespeare.dsp");
+
+    #[test]
+    fn the_example_is_right() {
+        let (spec, found) = check(EXAMPLE);
+        assert_eq!(found, vec![]);
+        let spec = spec.unwrap();
+        assert_eq!(spec.settings.train.batch.value, 12);
+        assert_eq!(spec.settings.train.micro_batch.value, 12);
+        assert_eq!(spec.settings.train.micro_batch.origin, Origin::Derived);
+        assert_eq!(spec.settings.data.holdout.value, 0.1);
+        let Optimizer::AdamW { lr, betas, .. } = &spec.settings.optimizer.value;
+        assert_eq!(*lr, Schedule::Cosine { peak: 1e-3, warmup: 100, floor: 1e-4 });
+        assert_eq!(*betas, (0.9, 0.99));
+        let names: Vec<_> =
+            spec.definitions.iter().map(|d| format!("{}::{}", d.module, d.name.value)).collect();
+        assert_eq!(
+            names,
+            [
+                "std::gpt2::gpt2",
+                "std::gpt2::block",
+                "std::nn::norm",
+                "std::gpt2::attention",
+                "std::nn::linear"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_file_lacks_everything_without_default() {
+        let (spec, found) = check("");
+        assert!(spec.is_none());
+        let codes: Vec<_> = found.iter().map(|d| d.code).collect();
+        assert_eq!(codes, ["E0104", "E0104", "E0104", "E0104"]);
+    }
 }

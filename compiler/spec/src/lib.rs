@@ -8,6 +8,8 @@
 pub mod body;
 mod check;
 mod errors;
+#[cfg(test)]
+mod fixture;
 mod keys;
 mod library;
 mod numbers;

@@ -62,7 +62,9 @@ fn used_by(file: &File) -> Vec<&'static str> {
 /// The module that a `use` path names, if the library has it.
 pub(crate) fn module_of(path: &[Name]) -> Option<&'static str> {
     match path {
-        [std, module, ..] if std.value == "std" => MODULES.iter().copied().find(|known| *known == module.value),
+        [std, module, ..] if std.value == "std" => {
+            MODULES.iter().copied().find(|known| *known == module.value)
+        }
         _ => None,
     }
 }

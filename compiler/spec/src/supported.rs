@@ -36,7 +36,9 @@ pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mis
 fn many_ranks(settings: &Settings) -> Option<(Option<Span>, String)> {
     let mesh = settings.parallel.value;
     let axes = [mesh.data, mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
-    axes.iter().any(|axis| *axis > 1).then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
+    axes.iter()
+        .any(|axis| *axis > 1)
+        .then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
 }
 
 fn other_precision(settings: &Settings) -> Option<(Option<Span>, String)> {
@@ -54,7 +56,8 @@ fn weights_from_disk(settings: &Settings) -> Option<(Option<Span>, String)> {
 }
 
 fn recompute(settings: &Settings) -> Option<(Option<Span>, String)> {
-    (settings.recompute.value != Recompute::None).then(|| (settings.recompute.span(), "with recomputed activations".into()))
+    (settings.recompute.value != Recompute::None)
+        .then(|| (settings.recompute.span(), "with recomputed activations".into()))
 }
 
 fn memory_budget(settings: &Settings) -> Option<(Option<Span>, String)> {
@@ -63,5 +66,8 @@ fn memory_budget(settings: &Settings) -> Option<(Option<Span>, String)> {
 
 /// On one rank the same spec and seed give the same bits already; the same bits for another accumulation need sums in a fixed tree.
 fn layout_independence(settings: &Settings) -> Option<(Option<Span>, String)> {
-    settings.deterministic.value.then(|| (settings.deterministic.span(), "with bits that do not depend on the layout".into()))
+    settings
+        .deterministic
+        .value
+        .then(|| (settings.deterministic.span(), "with bits that do not depend on the layout".into()))
 }

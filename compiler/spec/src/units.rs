@@ -81,7 +81,16 @@ pub(crate) fn apply(value: f64, unit: &str, span: Span, mistakes: &mut Mistakes)
 
 /// The unit that was meant: another case, another word, or a letter off.
 fn meant(unit: &str) -> Option<&'static str> {
-    let words = [("G", "B"), ("T", "TB"), ("sec", "s"), ("seconds", "s"), ("minutes", "min"), ("m", "min"), ("hours", "h"), ("percent", "%")];
+    let words = [
+        ("G", "B"),
+        ("T", "TB"),
+        ("sec", "s"),
+        ("seconds", "s"),
+        ("minutes", "min"),
+        ("m", "min"),
+        ("hours", "h"),
+        ("percent", "%"),
+    ];
     let names = || UNITS.iter().map(|known| known.name);
     names()
         .find(|name| name.eq_ignore_ascii_case(unit))

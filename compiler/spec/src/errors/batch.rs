@@ -49,7 +49,9 @@ impl From<BatchUnreachable> for Diagnostic {
             .label(it.micro_batch.span, format!("{micro} sequences a rank at once"));
         it.data_ranks
             .label(d)
-            .note(format!("{micro} × {ranks} = {at_once} at once, and {batch} is not a multiple of {at_once}"))
+            .note(format!(
+                "{micro} × {ranks} = {at_once} at once, and {batch} is not a multiple of {at_once}"
+            ))
             .help(nearest_multiples("batch", batch, at_once.max(1)))
     }
 }
@@ -67,13 +69,23 @@ impl From<BatchDisagrees> for Diagnostic {
         let (batch, micro) = (it.batch.value, it.micro_batch.value);
         let (accumulation, ranks) = (it.accumulation.value, it.data_ranks.count);
         let product = u128::from(micro) * u128::from(accumulation) * u128::from(ranks);
-        let d = Diagnostic::error("E0313", "`batch` is not the product of its parts", it.batch.span, format!("{batch} sequences a step"))
-            .label(it.micro_batch.span, format!("{micro} sequences a rank at once"))
-            .label(it.accumulation.span, format!("{accumulation} micro-batches a step"));
-        let d = it.data_ranks.label(d).note(format!("{micro} × {accumulation} × {ranks} = {product}, not {batch}"));
+        let d = Diagnostic::error(
+            "E0313",
+            "`batch` is not the product of its parts",
+            it.batch.span,
+            format!("{batch} sequences a step"),
+        )
+        .label(it.micro_batch.span, format!("{micro} sequences a rank at once"))
+        .label(it.accumulation.span, format!("{accumulation} micro-batches a step"));
+        let d = it
+            .data_ranks
+            .label(d)
+            .note(format!("{micro} × {accumulation} × {ranks} = {product}, not {batch}"));
         let at_once = micro.saturating_mul(ranks);
         match batch % at_once.max(1) {
-            0 if at_once <= batch => d.help(format!("`batch: {product}`, or `accumulation: {}`", batch / at_once)),
+            0 if at_once <= batch => {
+                d.help(format!("`batch: {product}`, or `accumulation: {}`", batch / at_once))
+            }
             _ => d.help(format!("`batch: {product}`, or leave `batch` out")),
         }
     }
@@ -91,14 +103,21 @@ impl From<BatchIndivisible> for Diagnostic {
         let (batch, ranks) = (it.batch.value, it.data_ranks.count);
         let accumulation = it.accumulation.map_or(1, |a| a.value);
         let pieces = accumulation.saturating_mul(ranks);
-        let d = Diagnostic::error("E0314", "`batch` cannot be shared out evenly", it.batch.span, format!("{batch} sequences a step"));
+        let d = Diagnostic::error(
+            "E0314",
+            "`batch` cannot be shared out evenly",
+            it.batch.span,
+            format!("{batch} sequences a step"),
+        );
         let d = match it.accumulation {
             Some(a) => d.label(a.span, format!("{} micro-batches a step", a.value)),
             None => d,
         };
         let d = it.data_ranks.label(d);
         let d = match it.accumulation {
-            Some(_) => d.note(format!("{accumulation} × {ranks} = {pieces} micro-batches, and {batch} is not a multiple of {pieces}")),
+            Some(_) => d.note(format!(
+                "{accumulation} × {ranks} = {pieces} micro-batches, and {batch} is not a multiple of {pieces}"
+            )),
             None => d.note(format!("{batch} is not a multiple of {ranks} ranks")),
         };
         d.help(nearest_multiples("batch", batch, pieces.max(1)))
@@ -114,8 +133,13 @@ pub(crate) struct BatchTooLarge {
 impl From<BatchTooLarge> for Diagnostic {
     fn from(it: BatchTooLarge) -> Diagnostic {
         let span = it.micro_batch.span;
-        Diagnostic::error("E0315", format!("a batch of {} sequences is too large", it.product), span, "this times the rest")
-            .note("a batch holds at most 2^30 sequences")
-            .help("micro_batch: 1")
+        Diagnostic::error(
+            "E0315",
+            format!("a batch of {} sequences is too large", it.product),
+            span,
+            "this times the rest",
+        )
+        .note("a batch holds at most 2^30 sequences")
+        .help("micro_batch: 1")
     }
 }

@@ -18,7 +18,12 @@ pub(crate) struct UnknownName {
 impl From<UnknownName> for Diagnostic {
     fn from(it: UnknownName) -> Diagnostic {
         let word = &it.name;
-        let d = Diagnostic::error("E0115", format!("unknown name `{}`", word.value), word.span, "nothing has this name here");
+        let d = Diagnostic::error(
+            "E0115",
+            format!("unknown name `{}`", word.value),
+            word.span,
+            "nothing has this name here",
+        );
         if let Some(known) = it.known_as {
             return d
                 .label(known.span, format!("the body knows it as `{}`", known.value))
@@ -83,7 +88,9 @@ impl From<WrongResult> for Diagnostic {
     fn from(it: WrongResult) -> Diagnostic {
         let name = &it.name.value;
         let (title, help) = match it.is_model {
-            true => (format!("the model `{name}` must yield a loss"), format!("model {name}(…) -> loss {{ … }}")),
+            true => {
+                (format!("the model `{name}` must yield a loss"), format!("model {name}(…) -> loss {{ … }}"))
+            }
             false => (
                 format!("the layer `{name}` must yield a tensor"),
                 format!("layer {name}(x: [B, T, D]) -> [B, T, D] {{ … }}"),
@@ -123,9 +130,14 @@ pub(crate) struct NotAName {
 
 impl From<NotAName> for Diagnostic {
     fn from(it: NotAName) -> Diagnostic {
-        Diagnostic::error("E0127", format!("`{}` is no value of a body", it.written), it.place, "expected a plain name")
-            .note("settings such as `data.vocab` reach a model as arguments of its call")
-            .help("add a parameter for it: vocab: V")
+        Diagnostic::error(
+            "E0127",
+            format!("`{}` is no value of a body", it.written),
+            it.place,
+            "expected a plain name",
+        )
+        .note("settings such as `data.vocab` reach a model as arguments of its call")
+        .help("add a parameter for it: vocab: V")
     }
 }
 
@@ -137,8 +149,13 @@ pub(crate) struct BoundTwice {
 
 impl From<BoundTwice> for Diagnostic {
     fn from(it: BoundTwice) -> Diagnostic {
-        Diagnostic::error("E0128", format!("`{}` is bound twice at once", it.name.value), it.name.span, "here again")
-            .label(it.first, "first here")
-            .help("give one of them another name")
+        Diagnostic::error(
+            "E0128",
+            format!("`{}` is bound twice at once", it.name.value),
+            it.name.span,
+            "here again",
+        )
+        .label(it.first, "first here")
+        .help("give one of them another name")
     }
 }

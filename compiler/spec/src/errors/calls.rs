@@ -84,7 +84,8 @@ impl From<TooManyArguments> for Diagnostic {
             1 => "one argument without its name".to_string(),
             n => format!("{n} arguments without their name"),
         };
-        let d = Diagnostic::error("E0108", format!("`{}` takes {takes}", it.callee), it.extra, "one too many");
+        let d =
+            Diagnostic::error("E0108", format!("`{}` takes {takes}", it.callee), it.extra, "one too many");
         let d = match it.defined {
             Some(span) => d.label(span, "defined here"),
             None => d,
@@ -150,10 +151,15 @@ pub(crate) struct Recursion {
 
 impl From<Recursion> for Diagnostic {
     fn from(it: Recursion) -> Diagnostic {
-        Diagnostic::error("E0116", format!("`{}` calls itself", it.name.value), it.call, "this call closes the circle")
-            .label(it.name.span, "defined here")
-            .note(it.circle)
-            .help("for many turns of one layer write `repeat N as h { x = block(x) }`")
+        Diagnostic::error(
+            "E0116",
+            format!("`{}` calls itself", it.name.value),
+            it.call,
+            "this call closes the circle",
+        )
+        .label(it.name.span, "defined here")
+        .note(it.circle)
+        .help("for many turns of one layer write `repeat N as h { x = block(x) }`")
     }
 }
 
@@ -168,12 +174,21 @@ pub(crate) struct NothingToName {
 impl From<NothingToName> for Diagnostic {
     fn from(it: NothingToName) -> Diagnostic {
         let (title, label) = match it.function {
-            Some(f) => (format!("`as {}` names a call that owns no parameters", it.alias.value), format!("`{f}` is a function, not a layer")),
-            None => (format!("`as {}` names something that is not a call", it.alias.value), "not a call of a layer".into()),
+            Some(f) => (
+                format!("`as {}` names a call that owns no parameters", it.alias.value),
+                format!("`{f}` is a function, not a layer"),
+            ),
+            None => (
+                format!("`as {}` names something that is not a call", it.alias.value),
+                "not a call of a layer".into(),
+            ),
         };
         Diagnostic::error("E0117", title, it.alias.span, "only a call of a layer has a name")
             .label(it.value, label)
-            .help(format!("to bind a value, write `{} = …` on a line of its own", it.alias.value.replace('.', "_")))
+            .help(format!(
+                "to bind a value, write `{} = …` on a line of its own",
+                it.alias.value.replace('.', "_")
+            ))
     }
 }
 
@@ -195,7 +210,9 @@ impl From<SameParameterNames> for Diagnostic {
             true => format!("name this one: add `as {}`", it.free),
             false => format!("give this one another name: `{}`", it.free),
         };
-        Diagnostic::error("E0118", title, it.second, "this one again").label(it.first, "first here").help(help)
+        Diagnostic::error("E0118", title, it.second, "this one again")
+            .label(it.first, "first here")
+            .help(help)
     }
 }
 
@@ -237,10 +254,17 @@ pub(crate) struct ModelArgument {
 impl From<ModelArgument> for Diagnostic {
     fn from(it: ModelArgument) -> Diagnostic {
         let known = crate::errors::listed(it.known.iter().map(String::as_str));
-        let d = Diagnostic::error("E0122", format!("arguments of the model `{}` are sizes by name", it.callee), it.arg, "not one of them")
-            .label(it.defined, "defined here");
+        let d = Diagnostic::error(
+            "E0122",
+            format!("arguments of the model `{}` are sizes by name", it.callee),
+            it.arg,
+            "not one of them",
+        )
+        .label(it.defined, "defined here");
         match it.known.first() {
-            Some(first) => d.note(format!("it has {known}; tokens and targets come from the data")).help(format!("{first}: …")),
+            Some(first) => d
+                .note(format!("it has {known}; tokens and targets come from the data"))
+                .help(format!("{first}: …")),
             None => d.note("it takes none; tokens and targets come from the data"),
         }
     }

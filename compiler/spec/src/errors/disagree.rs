@@ -13,9 +13,14 @@ pub(crate) struct FloorAbovePeak {
 impl From<FloorAbovePeak> for Diagnostic {
     fn from(it: FloorAbovePeak) -> Diagnostic {
         let (floor, peak) = (number(it.floor.value), number(it.peak.value));
-        Diagnostic::error("E0301", "`floor` is above `peak`", it.floor.span, format!("the last rate is {floor}"))
-            .label(it.peak.span, format!("the highest is {peak}"))
-            .help(format!("peak: {floor}, floor: {peak}"))
+        Diagnostic::error(
+            "E0301",
+            "`floor` is above `peak`",
+            it.floor.span,
+            format!("the last rate is {floor}"),
+        )
+        .label(it.peak.span, format!("the highest is {peak}"))
+        .help(format!("peak: {floor}, floor: {peak}"))
     }
 }
 
@@ -30,9 +35,14 @@ pub(crate) struct SequencePastContext {
 impl From<SequencePastContext> for Diagnostic {
     fn from(it: SequencePastContext) -> Diagnostic {
         let (sequence, context) = (it.sequence.value, it.context);
-        Diagnostic::error("E0302", "`sequence` is longer than the model's `context`", it.sequence.span, format!("{sequence} tokens"))
-            .label(it.context_span, format!("the model has {context} positions"))
-            .help(format!("sequence: {context}, or context: data.sequence in the model's call"))
+        Diagnostic::error(
+            "E0302",
+            "`sequence` is longer than the model's `context`",
+            it.sequence.span,
+            format!("{sequence} tokens"),
+        )
+        .label(it.context_span, format!("the model has {context} positions"))
+        .help(format!("sequence: {context}, or context: data.sequence in the model's call"))
     }
 }
 
@@ -48,9 +58,14 @@ pub(crate) struct VocabTooSmall {
 impl From<VocabTooSmall> for Diagnostic {
     fn from(it: VocabTooSmall) -> Diagnostic {
         let (vocab, ids) = (it.vocab, it.ids);
-        Diagnostic::error("E0303", "the model's `vocab` is smaller than the tokenizer's", it.vocab_span, format!("{vocab} ids"))
-            .label(it.tokenizer, format!("{ids} ids"))
-            .help("vocab: data.vocab")
+        Diagnostic::error(
+            "E0303",
+            "the model's `vocab` is smaller than the tokenizer's",
+            it.vocab_span,
+            format!("{vocab} ids"),
+        )
+        .label(it.tokenizer, format!("{ids} ids"))
+        .help("vocab: data.vocab")
     }
 }
 
@@ -64,9 +79,17 @@ pub(crate) struct DecayPastSteps {
 impl From<DecayPastSteps> for Diagnostic {
     fn from(it: DecayPastSteps) -> Diagnostic {
         let (warmup, decay, steps) = (it.warmup, it.decay.value, it.steps.value);
-        let d = Diagnostic::error("E0304", "warm-up and decay are longer than the run", it.decay.span, format!("{decay} steps of decay"))
-            .label(it.steps.span, format!("{steps} steps in all"))
-            .note(format!("{warmup} of warm-up + {decay} of decay = {}, more than {steps}", warmup.saturating_add(decay)));
+        let d = Diagnostic::error(
+            "E0304",
+            "warm-up and decay are longer than the run",
+            it.decay.span,
+            format!("{decay} steps of decay"),
+        )
+        .label(it.steps.span, format!("{steps} steps in all"))
+        .note(format!(
+            "{warmup} of warm-up + {decay} of decay = {}, more than {steps}",
+            warmup.saturating_add(decay)
+        ));
         match steps.saturating_sub(warmup) {
             0 => d.help("warmup: 0"),
             left => d.help(format!("decay: {left}")),
@@ -83,9 +106,14 @@ pub(crate) struct ScaleBelowMinimum {
 impl From<ScaleBelowMinimum> for Diagnostic {
     fn from(it: ScaleBelowMinimum) -> Diagnostic {
         let (start, min) = (number(it.start.value), number(it.min.value));
-        Diagnostic::error("E0305", "the loss scale starts below its minimum", it.min.span, format!("never below {min}"))
-            .label(it.start.span, format!("starts at {start}"))
-            .help(format!("start: {min}, or min: {start}"))
+        Diagnostic::error(
+            "E0305",
+            "the loss scale starts below its minimum",
+            it.min.span,
+            format!("never below {min}"),
+        )
+        .label(it.start.span, format!("starts at {start}"))
+        .help(format!("start: {min}, or min: {start}"))
     }
 }
 
@@ -100,8 +128,13 @@ pub(crate) struct OtherWorld {
 impl From<OtherWorld> for Diagnostic {
     fn from(it: OtherWorld) -> Diagnostic {
         let plural = if it.world == 1 { "rank" } else { "ranks" };
-        Diagnostic::error("E0306", format!("the mesh is not one of {} ranks", it.ranks), it.mesh, format!("{} {plural}", it.world))
-            .note(format!("{} ranks were asked for, with `--ranks` or by the launcher", it.ranks))
-            .help("parallel = mesh(data: auto)")
+        Diagnostic::error(
+            "E0306",
+            format!("the mesh is not one of {} ranks", it.ranks),
+            it.mesh,
+            format!("{} {plural}", it.world),
+        )
+        .note(format!("{} ranks were asked for, with `--ranks` or by the launcher", it.ranks))
+        .help("parallel = mesh(data: auto)")
     }
 }

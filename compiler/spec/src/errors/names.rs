@@ -17,7 +17,12 @@ impl From<UnknownSetting> for Diagnostic {
     fn from(it: UnknownSetting) -> Diagnostic {
         let word = &it.name;
         let place = it.block.map_or("setting".to_string(), |block| format!("field of `{block}`"));
-        let d = Diagnostic::error("E0101", format!("unknown {place} `{}`", word.value), word.span, "nothing has this name");
+        let d = Diagnostic::error(
+            "E0101",
+            format!("unknown {place} `{}`", word.value),
+            word.span,
+            "nothing has this name",
+        );
         if let Some(key) = Key::find_foreign(&word.value) {
             return d.note(format!("here it is called `{}`", key.path)).help(match key.block() {
                 Some(block) => format!("{block} {{ {} }}", key.line()),
@@ -35,7 +40,9 @@ impl From<UnknownSetting> for Diagnostic {
             && let Some(key) = KEYS.iter().find(|key| key.name() == word.value)
         {
             return d.help(match key.block() {
-                Some(block) => format!("`{}` is a field of `{block}`: {block} {{ {} }}", key.name(), key.line()),
+                Some(block) => {
+                    format!("`{}` is a field of `{block}`: {block} {{ {} }}", key.name(), key.line())
+                }
                 None => format!("`{}` is a setting of its own: {}", key.name(), key.line()),
             });
         }
@@ -72,7 +79,8 @@ impl From<WrongForm> for Diagnostic {
             (false, Some(key)) => ("one value, not a block", key.line()),
             (false, None) => ("one value, not a block", format!("{name} = …")),
         };
-        Diagnostic::error("E0103", format!("`{name}` is {is}"), it.name.span, "written the other way").help(help)
+        Diagnostic::error("E0103", format!("`{name}` is {is}"), it.name.span, "written the other way")
+            .help(help)
     }
 }
 
@@ -150,7 +158,12 @@ pub(crate) struct ModuleNotUsed {
 impl From<ModuleNotUsed> for Diagnostic {
     fn from(it: ModuleNotUsed) -> Diagnostic {
         let name = &it.segment.value;
-        let d = Diagnostic::error("E0111", format!("`{name}` is not in scope"), it.segment.span, "no such module here");
+        let d = Diagnostic::error(
+            "E0111",
+            format!("`{name}` is not in scope"),
+            it.segment.span,
+            "no such module here",
+        );
         if it.in_library {
             return d.help(format!("use std::{name}"));
         }
@@ -184,8 +197,13 @@ pub(crate) struct ParameterTwice {
 
 impl From<ParameterTwice> for Diagnostic {
     fn from(it: ParameterTwice) -> Diagnostic {
-        Diagnostic::error("E0114", format!("two parameters are called `{}`", it.name.value), it.name.span, "here again")
-            .label(it.first, "first here")
-            .help("give one of them another name")
+        Diagnostic::error(
+            "E0114",
+            format!("two parameters are called `{}`", it.name.value),
+            it.name.span,
+            "here again",
+        )
+        .label(it.first, "first here")
+        .help("give one of them another name")
     }
 }

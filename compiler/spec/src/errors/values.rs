@@ -83,8 +83,13 @@ pub(crate) struct NotWhole {
 impl From<NotWhole> for Diagnostic {
     fn from(it: NotWhole) -> Diagnostic {
         let x = it.value.value;
-        Diagnostic::error("E0204", format!("`{}` must be a whole number", it.place), it.value.span, format!("{x} {}", it.of))
-            .help(format!("write `{}` or `{}`", x.floor(), x.ceil()))
+        Diagnostic::error(
+            "E0204",
+            format!("`{}` must be a whole number", it.place),
+            it.value.span,
+            format!("{x} {}", it.of),
+        )
+        .help(format!("write `{}` or `{}`", x.floor(), x.ceil()))
     }
 }
 
@@ -100,8 +105,13 @@ pub(crate) struct OutOfRange {
 impl From<OutOfRange> for Diagnostic {
     fn from(it: OutOfRange) -> Diagnostic {
         let x = crate::numbers::number(it.value.value);
-        Diagnostic::error("E0205", format!("`{}` cannot be {x}", it.place), it.value.span, format!("must be {}", it.range))
-            .help(it.help)
+        Diagnostic::error(
+            "E0205",
+            format!("`{}` cannot be {x}", it.place),
+            it.value.span,
+            format!("must be {}", it.range),
+        )
+        .help(it.help)
     }
 }
 
@@ -166,9 +176,14 @@ pub(crate) struct Circle {
 
 impl From<Circle> for Diagnostic {
     fn from(it: Circle) -> Diagnostic {
-        Diagnostic::error("E0209", format!("`{}` depends on itself", it.path.value), it.path.span, "this closes the circle")
-            .note(it.circle)
-            .help("write one of them as a number")
+        Diagnostic::error(
+            "E0209",
+            format!("`{}` depends on itself", it.path.value),
+            it.path.span,
+            "this closes the circle",
+        )
+        .note(it.circle)
+        .help("write one of them as a number")
     }
 }
 
@@ -179,7 +194,8 @@ pub(crate) struct NoText {
 
 impl From<NoText> for Diagnostic {
     fn from(it: NoText) -> Diagnostic {
-        Diagnostic::error("E0210", "`data.text` names no file", it.list, "an empty list").help("text: [\"data/*.txt\"]")
+        Diagnostic::error("E0210", "`data.text` names no file", it.list, "an empty list")
+            .help("text: [\"data/*.txt\"]")
     }
 }
 
@@ -194,7 +210,9 @@ impl From<UnknownTokenizer> for Diagnostic {
         let title = format!("there is no tokenizer \"{}\"", it.name.value);
         let d = Diagnostic::error("E0211", title, it.name.span, "not built in");
         match dspc_source::nearest(&it.name.value, it.known.iter().copied()) {
-            Some(near) => d.help(format!("did you mean \"{near}\"?")).patch(it.name.span, format!("\"{near}\"")),
+            Some(near) => {
+                d.help(format!("did you mean \"{near}\"?")).patch(it.name.span, format!("\"{near}\""))
+            }
             None => d.help("write \"chars\", \"bytes\" or \"gpt2\""),
         }
     }

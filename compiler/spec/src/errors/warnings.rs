@@ -13,9 +13,14 @@ pub(crate) struct WarmupPastSteps {
 impl From<WarmupPastSteps> for Diagnostic {
     fn from(it: WarmupPastSteps) -> Diagnostic {
         let (warmup, steps) = (it.warmup.value, it.steps.value);
-        Diagnostic::warning("W0101", "the learning rate never comes to its peak", it.warmup.span, format!("{warmup} steps of warm-up"))
-            .label(it.steps.span, format!("{steps} steps in all"))
-            .help(format!("warmup: {}", steps / 10))
+        Diagnostic::warning(
+            "W0101",
+            "the learning rate never comes to its peak",
+            it.warmup.span,
+            format!("{warmup} steps of warm-up"),
+        )
+        .label(it.steps.span, format!("{steps} steps in all"))
+        .help(format!("warmup: {}", steps / 10))
     }
 }
 
@@ -28,7 +33,12 @@ pub(crate) struct NothingHeldOut {
 
 impl From<NothingHeldOut> for Diagnostic {
     fn from(it: NothingHeldOut) -> Diagnostic {
-        let d = Diagnostic::warning("W0102", "`eval` has no effect, for nothing is held out", it.eval, "never happens");
+        let d = Diagnostic::warning(
+            "W0102",
+            "`eval` has no effect, for nothing is held out",
+            it.eval,
+            "never happens",
+        );
         let d = match it.holdout {
             Some(span) => d.label(span, "no text is kept for it"),
             None => d.note("`data.holdout` is 0% by default"),
@@ -67,10 +77,15 @@ pub(crate) struct VocabTooLarge {
 impl From<VocabTooLarge> for Diagnostic {
     fn from(it: VocabTooLarge) -> Diagnostic {
         let (vocab, ids) = (it.vocab, it.ids);
-        Diagnostic::warning("W0104", "the model's `vocab` is much larger than the tokenizer's", it.vocab_span, format!("{vocab} ids"))
-            .label(it.tokenizer, format!("{ids} ids"))
-            .note(format!("{} embeddings are never used", vocab.saturating_sub(ids)))
-            .help("vocab: data.vocab")
+        Diagnostic::warning(
+            "W0104",
+            "the model's `vocab` is much larger than the tokenizer's",
+            it.vocab_span,
+            format!("{vocab} ids"),
+        )
+        .label(it.tokenizer, format!("{ids} ids"))
+        .note(format!("{} embeddings are never used", vocab.saturating_sub(ids)))
+        .help("vocab: data.vocab")
     }
 }
 
@@ -126,8 +141,13 @@ pub(crate) struct ValueUnused {
 
 impl From<ValueUnused> for Diagnostic {
     fn from(it: ValueUnused) -> Diagnostic {
-        Diagnostic::warning("W0108", format!("`{}` is never read", it.name.value), it.name.span, "bound here and not used")
-            .help(format!("remove the line, or name it `_{}`", it.name.value))
+        Diagnostic::warning(
+            "W0108",
+            format!("`{}` is never read", it.name.value),
+            it.name.span,
+            "bound here and not used",
+        )
+        .help(format!("remove the line, or name it `_{}`", it.name.value))
     }
 }
 

@@ -81,7 +81,11 @@ fn push_foreign(text: &mut String, deepspeed: &str, hf: &str) {
 /// A type in words: plain value or functions.
 pub(super) fn type_of(ty: &Type) -> String {
     let mut ways: Vec<String> = ty.plain.iter().map(|plain| plain.describe()).collect();
-    ways.extend(ty.functions.iter().map(|f| if f.args.is_empty() { format!("`{}`", f.name) } else { format!("`{}(…)`", f.name) }));
+    ways.extend(
+        ty.functions
+            .iter()
+            .map(|f| if f.args.is_empty() { format!("`{}`", f.name) } else { format!("`{}(…)`", f.name) }),
+    );
     ways.join(", or ")
 }
 

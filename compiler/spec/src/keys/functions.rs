@@ -30,12 +30,18 @@ const fn known_as(deepspeed: &'static str, hf: &'static str, arg: Argument) -> A
     Argument { deepspeed, hf, ..arg }
 }
 
-pub(super) const RANDOM: Function = word("random", "The initialisers that the model declares, drawn from `seed`.");
+pub(super) const RANDOM: Function =
+    word("random", "The initialisers that the model declares, drawn from `seed`.");
 pub(super) const HF: Function = Function {
     name: "hf",
     doc: "A Hugging Face model directory with `model.safetensors` and `config.json`.",
     positional: 1,
-    args: &[arg("path", plain(Plain::Text), Fallback::Required, "The directory, relative to the spec's folder.")],
+    args: &[arg(
+        "path",
+        plain(Plain::Text),
+        Fallback::Required,
+        "The directory, relative to the spec's folder.",
+    )],
 };
 
 pub(super) const ADAMW: Function = Function {
@@ -59,7 +65,12 @@ pub(super) const ADAMW: Function = Function {
         known_as(
             "optimizer.params.betas",
             "adam_beta1, adam_beta2",
-            arg("betas", plain(Plain::Shares), Fallback::Text("(0.9, 0.999)"), "Decay of the first and the second moment."),
+            arg(
+                "betas",
+                plain(Plain::Shares),
+                Fallback::Text("(0.9, 0.999)"),
+                "Decay of the first and the second moment.",
+            ),
         ),
         known_as(
             "optimizer.params.eps",
@@ -84,8 +95,11 @@ pub(super) const ADAMW: Function = Function {
     ],
 };
 
-const PEAK: Argument =
-    known_as("warmup_max_lr", "learning_rate", arg("peak", rate(Bound::Open(0.0)), Fallback::Required, "Highest rate."));
+const PEAK: Argument = known_as(
+    "warmup_max_lr",
+    "learning_rate",
+    arg("peak", rate(Bound::Open(0.0)), Fallback::Required, "Highest rate."),
+);
 const WARMUP: Argument = known_as(
     "warmup_num_steps",
     "warmup_steps",
@@ -129,7 +143,8 @@ pub(super) const WARMUP_STABLE_DECAY: Function = Function {
 
 pub(super) const FP32: Function = word("fp32", "Single precision throughout.");
 pub(super) const TF32: Function = word("tf32", "Products in TF32 where the device has it, all else fp32.");
-pub(super) const BF16: Function = word("bf16", "bfloat16 compute and storage; fp32 master weights and moments.");
+pub(super) const BF16: Function =
+    word("bf16", "bfloat16 compute and storage; fp32 master weights and moments.");
 pub(super) const FP16: Function = Function {
     name: "fp16",
     doc: "Half-precision compute and storage with a scaled loss; fp32 master weights and moments.",
@@ -176,7 +191,12 @@ pub(super) const DYNAMIC: Function = Function {
         known_as(
             "fp16.consecutive_hysteresis",
             "",
-            arg("consecutive_hysteresis", plain(Plain::Flag), Fallback::Text("false"), "A clean step refills the hysteresis."),
+            arg(
+                "consecutive_hysteresis",
+                plain(Plain::Flag),
+                Fallback::Text("false"),
+                "A clean step refills the hysteresis.",
+            ),
         ),
         known_as(
             "fp16.min_loss_scale",
@@ -206,7 +226,10 @@ pub(super) const MESH: Function = Function {
             "",
             arg(
                 "data",
-                Type { plain: Some(Plain::Whole { least: 1, most: 1 << 20, of: "ranks" }), functions: &[&AUTO_RANKS] },
+                Type {
+                    plain: Some(Plain::Whole { least: 1, most: 1 << 20, of: "ranks" }),
+                    functions: &[&AUTO_RANKS],
+                },
                 Fallback::Text("1"),
                 "Ranks that share the batch.",
             ),
@@ -225,17 +248,32 @@ pub(super) const STAGE: Function = Function {
         known_as(
             "zero_optimization.stage",
             "",
-            arg("stage", plain(Plain::Whole { least: 0, most: 3, of: "the ZeRO stage" }), Fallback::Required, "0 to 3."),
+            arg(
+                "stage",
+                plain(Plain::Whole { least: 0, most: 3, of: "the ZeRO stage" }),
+                Fallback::Required,
+                "0 to 3.",
+            ),
         ),
         known_as(
             "zero_optimization.reduce_bucket_size",
             "",
-            arg("reduce_bucket", whole(1, "elements"), Fallback::Text("500M"), "Elements of a gradient bucket."),
+            arg(
+                "reduce_bucket",
+                whole(1, "elements"),
+                Fallback::Text("500M"),
+                "Elements of a gradient bucket.",
+            ),
         ),
         known_as(
             "zero_optimization.allgather_bucket_size",
             "",
-            arg("gather_bucket", whole(1, "elements"), Fallback::Text("500M"), "Elements of a gather bucket."),
+            arg(
+                "gather_bucket",
+                whole(1, "elements"),
+                Fallback::Text("500M"),
+                "Elements of a gather bucket.",
+            ),
         ),
         known_as(
             "zero_optimization.overlap_comm",
@@ -307,14 +345,22 @@ pub(super) const CHECKPOINT_EVERY: Function = Function {
         ),
     ],
 };
-pub(super) const LOG_EVERY: Function =
-    Function { name: "every", doc: "Every so many steps, and at the last one.", positional: 1, args: &[STEPS] };
+pub(super) const LOG_EVERY: Function = Function {
+    name: "every",
+    doc: "Every so many steps, and at the last one.",
+    positional: 1,
+    args: &[STEPS],
+};
 pub(super) const SAMPLE_TEXT: Function = Function {
     name: "text",
     doc: "A prompt and how many tokens follow it.",
     positional: 1,
     args: &[
         arg("prompt", plain(Plain::Text), Fallback::Required, "The text to go on from."),
-        known_as("", "max_new_tokens", arg("tokens", whole(1, "tokens"), Fallback::Text("200"), "New tokens.")),
+        known_as(
+            "",
+            "max_new_tokens",
+            arg("tokens", whole(1, "tokens"), Fallback::Text("200"), "New tokens."),
+        ),
     ],
 };

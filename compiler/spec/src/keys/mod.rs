@@ -206,11 +206,13 @@ impl Plain {
     pub fn describe(&self) -> String {
         match *self {
             Plain::Whole { least, of, .. } => format!("whole number of {of}, at least {least}"),
-            Plain::Real { above, below } => match (above.describe("at least", "above"), below.describe("at most", "below")) {
-                (Some(a), Some(b)) => format!("number {a} and {b}"),
-                (Some(one), None) | (None, Some(one)) => format!("number {one}"),
-                (None, None) => "number".into(),
-            },
+            Plain::Real { above, below } => {
+                match (above.describe("at least", "above"), below.describe("at most", "below")) {
+                    (Some(a), Some(b)) => format!("number {a} and {b}"),
+                    (Some(one), None) | (None, Some(one)) => format!("number {one}"),
+                    (None, None) => "number".into(),
+                }
+            }
             Plain::Share => "share from 0% to below 100%".into(),
             Plain::Bytes => "bytes (kB, MB, GB, TB; KiB, MiB, GiB, TiB)".into(),
             Plain::Flag => "`true` or `false`".into(),

@@ -39,7 +39,9 @@ fn push_function(page: &mut String, function: &'static Function, within: &[&str]
     if function.args.is_empty() {
         return;
     }
-    page.push_str("\n| argument | what | type | default | DeepSpeed | Trainer |\n|---|---|---|---|---|---|\n");
+    page.push_str(
+        "\n| argument | what | type | default | DeepSpeed | Trainer |\n|---|---|---|---|---|---|\n",
+    );
     for arg in function.args {
         let cells = [
             format!("`{}`", arg.name),

@@ -16,7 +16,9 @@ impl Reader<'_> {
     /// Compares settings with each other; run after all were read.
     pub fn check_consistency(&mut self) {
         let steps = self.whole("train.steps").as_ref().and_then(spanned);
-        if let Some(rate) = self.call_of("optimizer").and_then(|call| call.arg("lr").map(|arg| arg.value.clone())) {
+        if let Some(rate) =
+            self.call_of("optimizer").and_then(|call| call.arg("lr").map(|arg| arg.value.clone()))
+        {
             self.check_schedule(&rate, steps);
         }
         if let Some(call) = self.call_of("precision") {
@@ -106,7 +108,8 @@ pub(crate) fn check_against_model(settings: &Settings, sizes: ModelSizes, reader
         reader.mistakes.add(SequencePastContext { sequence, context, context_span });
     }
     let tokenizer = settings.data.tokenizer.span();
-    if let (Some(ids), Some((vocab, vocab_span)), Some(tokenizer)) = (reader.vocab(), sizes.vocab, tokenizer) {
+    if let (Some(ids), Some((vocab, vocab_span)), Some(tokenizer)) = (reader.vocab(), sizes.vocab, tokenizer)
+    {
         let vocab = vocab.max(0.0) as u64;
         if vocab < ids {
             reader.mistakes.add(VocabTooSmall { vocab, vocab_span, ids, tokenizer });

@@ -11,9 +11,14 @@ use crate::errors::WrongUnit;
 use crate::units::Dimension;
 
 /// Reads the arguments' values; one that is wrong is reported, and then the whole is `None`.
-pub(crate) fn read_model_arguments(reader: &mut Reader<'_>, args: &[(Name, &Expr)]) -> Option<Vec<(Name, Value)>> {
-    let values: Vec<_> =
-        args.iter().map(|(name, expr)| Some((name.clone(), reader.model_value(&name.value, expr)?))).collect();
+pub(crate) fn read_model_arguments(
+    reader: &mut Reader<'_>,
+    args: &[(Name, &Expr)],
+) -> Option<Vec<(Name, Value)>> {
+    let values: Vec<_> = args
+        .iter()
+        .map(|(name, expr)| Some((name.clone(), reader.model_value(&name.value, expr)?)))
+        .collect();
     values.into_iter().collect()
 }
 
@@ -28,7 +33,13 @@ impl Reader<'_> {
                 if matches!(q.dimension, Dimension::Bytes | Dimension::Time) {
                     let expected = "a number".to_string();
                     let place = place.to_string();
-                    self.mistakes.add(WrongUnit { value: expr.span, found: q.dimension, place, expected, meant: None });
+                    self.mistakes.add(WrongUnit {
+                        value: expr.span,
+                        found: q.dimension,
+                        place,
+                        expected,
+                        meant: None,
+                    });
                     return None;
                 }
                 Some(Value::Number(q.value))
@@ -71,7 +82,9 @@ fn size(name: &str, model: &ModelCall, definitions: &[Definition]) -> Option<f64
         if let Some(param) = definition.params.iter().find(|param| param.name.value == name) {
             return bound.get(local_name(param)?).copied();
         }
-        let Body::Alias(body::Expr { kind: body::ExprKind::Call(call), .. }) = &definition.body else { return None };
+        let Body::Alias(body::Expr { kind: body::ExprKind::Call(call), .. }) = &definition.body else {
+            return None;
+        };
         let Callee::Definition(next) = call.callee else { return None };
         definition = definitions.get(next.0 as usize)?;
         args = call
@@ -117,12 +130,25 @@ fn evaluate(expr: &body::Expr, known: &BTreeMap<String, f64>) -> Option<f64> {
                 BinaryOp::Multiply => Some(l * r),
                 BinaryOp::Divide => Some(l / r),
                 BinaryOp::Remainder => Some(l.rem_euclid(r)),
-                BinaryOp::Or | BinaryOp::And | BinaryOp::Less | BinaryOp::LessEqual | BinaryOp::Greater
-                | BinaryOp::GreaterEqual | BinaryOp::Equal | BinaryOp::NotEqual | BinaryOp::Matmul => None,
+                BinaryOp::Or
+                | BinaryOp::And
+                | BinaryOp::Less
+                | BinaryOp::LessEqual
+                | BinaryOp::Greater
+                | BinaryOp::GreaterEqual
+                | BinaryOp::Equal
+                | BinaryOp::NotEqual
+                | BinaryOp::Matmul => None,
             }
         }
-        body::ExprKind::String(_) | body::ExprKind::Bool(_) | body::ExprKind::Call(_) | body::ExprKind::Unary(..)
-        | body::ExprKind::Index { .. } | body::ExprKind::Range(..) | body::ExprKind::List(_) | body::ExprKind::Tuple(_)
+        body::ExprKind::String(_)
+        | body::ExprKind::Bool(_)
+        | body::ExprKind::Call(_)
+        | body::ExprKind::Unary(..)
+        | body::ExprKind::Index { .. }
+        | body::ExprKind::Range(..)
+        | body::ExprKind::List(_)
+        | body::ExprKind::Tuple(_)
         | body::ExprKind::Lambda(..) => None,
     }
 }

@@ -51,7 +51,9 @@ impl Reader<'_> {
     }
 
     fn finite(&mut self, q: Quantity, span: Span) -> Option<Quantity> {
-        if q.value.is_finite() && (q.value.fract() != 0.0 || q.value.abs() <= EXACT || q.dimension != Dimension::Plain) {
+        if q.value.is_finite()
+            && (q.value.fract() != 0.0 || q.value.abs() <= EXACT || q.dimension != Dimension::Plain)
+        {
             return Some(q);
         }
         self.mistakes.add(BadArithmetic { value: span, what: "is too large to be exact" });
@@ -70,15 +72,27 @@ impl Reader<'_> {
             BinaryOp::Multiply => Some(left * right),
             BinaryOp::Divide => Some(left / right),
             BinaryOp::Remainder => Some(left.rem_euclid(right)),
-            BinaryOp::Or | BinaryOp::And | BinaryOp::Less | BinaryOp::LessEqual | BinaryOp::Greater | BinaryOp::GreaterEqual
-            | BinaryOp::Equal | BinaryOp::NotEqual | BinaryOp::Matmul => {
+            BinaryOp::Or
+            | BinaryOp::And
+            | BinaryOp::Less
+            | BinaryOp::LessEqual
+            | BinaryOp::Greater
+            | BinaryOp::GreaterEqual
+            | BinaryOp::Equal
+            | BinaryOp::NotEqual
+            | BinaryOp::Matmul => {
                 self.mistakes.add(NotConstant { value: op.span, what: operator_noun(op.value) });
                 None
             }
         }
     }
 
-    fn combined(&mut self, op: &Spanned<BinaryOp>, left: (Quantity, Span), right: (Quantity, Span)) -> Option<Dimension> {
+    fn combined(
+        &mut self,
+        op: &Spanned<BinaryOp>,
+        left: (Quantity, Span),
+        right: (Quantity, Span),
+    ) -> Option<Dimension> {
         let bare = |d: Dimension| matches!(d, Dimension::Plain | Dimension::Share);
         let (l, r) = (left.0.dimension, right.0.dimension);
         let dimension = match op.value {
@@ -161,7 +175,9 @@ fn is_number(key: &Key) -> bool {
 }
 
 fn numeric_paths() -> Vec<&'static str> {
-    std::iter::once("data.vocab").chain(KEYS.iter().filter(|key| is_number(key)).map(|key| key.path)).collect()
+    std::iter::once("data.vocab")
+        .chain(KEYS.iter().filter(|key| is_number(key)).map(|key| key.path))
+        .collect()
 }
 
 /// What an expression is, for messages.
@@ -191,9 +207,15 @@ pub(crate) fn describe(kind: &ExprKind) -> &'static str {
 fn operator_noun(op: BinaryOp) -> &'static str {
     match op {
         BinaryOp::Or | BinaryOp::And => "a condition",
-        BinaryOp::Less | BinaryOp::LessEqual | BinaryOp::Greater | BinaryOp::GreaterEqual | BinaryOp::Equal
+        BinaryOp::Less
+        | BinaryOp::LessEqual
+        | BinaryOp::Greater
+        | BinaryOp::GreaterEqual
+        | BinaryOp::Equal
         | BinaryOp::NotEqual => "a comparison",
         BinaryOp::Matmul => "a matrix product",
-        BinaryOp::Add | BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Divide | BinaryOp::Remainder => "a number",
+        BinaryOp::Add | BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Divide | BinaryOp::Remainder => {
+            "a number"
+        }
     }
 }

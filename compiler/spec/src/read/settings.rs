@@ -42,7 +42,11 @@ pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Option<Settings> {
 
 impl Reader<'_> {
     /// A setting in its own type.
-    pub fn set<T>(&mut self, path: &str, convert: impl FnOnce(&mut Self, &Held) -> Option<T>) -> Option<Set<T>> {
+    pub fn set<T>(
+        &mut self,
+        path: &str,
+        convert: impl FnOnce(&mut Self, &Held) -> Option<T>,
+    ) -> Option<Set<T>> {
         let (held, origin) = self.held(Key::find(path)?)?;
         Some(Set { value: convert(self, &held)?, origin })
     }
@@ -145,7 +149,12 @@ fn schedule(held: &Held) -> Option<Schedule> {
         "constant" => Some(Schedule::Constant { lr: call.number("lr")?, warmup }),
         "warmup_linear" => Some(Schedule::Linear { peak: peak?, warmup, floor: floor? }),
         "warmup_cosine" => Some(Schedule::Cosine { peak: peak?, warmup, floor: floor? }),
-        _ => Some(Schedule::WarmupStableDecay { peak: peak?, warmup, decay: call.whole("decay")?, floor: floor? }),
+        _ => Some(Schedule::WarmupStableDecay {
+            peak: peak?,
+            warmup,
+            decay: call.whole("decay")?,
+            floor: floor?,
+        }),
     }
 }
 

@@ -37,7 +37,12 @@ pub(crate) fn solve_batch(reader: &mut Reader<'_>, parallel: Option<&Set<Mesh>>)
     match (batch, micro_batch, accumulation) {
         (Some(b), Some(m), Some(a)) => {
             if u128::from(m.value) * u128::from(a.value) * u128::from(n) != u128::from(b.value) {
-                reader.mistakes.add(BatchDisagrees { batch: b, micro_batch: m, accumulation: a, data_ranks: ranks });
+                reader.mistakes.add(BatchDisagrees {
+                    batch: b,
+                    micro_batch: m,
+                    accumulation: a,
+                    data_ranks: ranks,
+                });
                 return None;
             }
             Some(Batch { batch: said(b), micro_batch: said(m), accumulation: said(a) })
@@ -56,7 +61,11 @@ pub(crate) fn solve_batch(reader: &mut Reader<'_>, parallel: Option<&Set<Mesh>>)
                 reader.mistakes.add(BatchIndivisible { batch: b, accumulation: a, data_ranks: ranks });
                 return None;
             }
-            Some(Batch { batch: said(b), micro_batch: derived(b.value / pieces), accumulation: a.map_or(one, said) })
+            Some(Batch {
+                batch: said(b),
+                micro_batch: derived(b.value / pieces),
+                accumulation: a.map_or(one, said),
+            })
         }
         (None, Some(m), a) => {
             let product = u128::from(m.value) * u128::from(a.map_or(1, |a| a.value)) * u128::from(n);
@@ -64,7 +73,11 @@ pub(crate) fn solve_batch(reader: &mut Reader<'_>, parallel: Option<&Set<Mesh>>)
                 reader.mistakes.add(BatchTooLarge { micro_batch: m, product });
                 return None;
             }
-            Some(Batch { batch: derived(product as u64), micro_batch: said(m), accumulation: a.map_or(one, said) })
+            Some(Batch {
+                batch: derived(product as u64),
+                micro_batch: said(m),
+                accumulation: a.map_or(one, said),
+            })
         }
         // Reported as missing.
         (None, None, _) => None,

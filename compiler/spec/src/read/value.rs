@@ -24,7 +24,9 @@ impl Reader<'_> {
                 let expr = entry.value;
                 self.value(key.name(), &key.ty, expr).map(|held| (held, Origin::Written(expr.span)))
             }
-            (None, Fallback::Text(text)) => self.default(key.name(), &key.ty, text).map(|held| (held, Origin::Default)),
+            (None, Fallback::Text(text)) => {
+                self.default(key.name(), &key.ty, text).map(|held| (held, Origin::Default))
+            }
             (None, Fallback::Required | Fallback::Derived(_)) => None,
         };
         self.open.pop();
@@ -87,12 +89,17 @@ impl Reader<'_> {
             (Plain::Flag, ExprKind::Bool(flag)) => Some(Held::Flag(*flag)),
             (Plain::Text, ExprKind::String(text)) => Some(Held::Text(text.clone())),
             (Plain::Texts, ExprKind::List(items)) => self.texts(place, ty, items),
-            (Plain::Texts, ExprKind::String(text)) => self.wrong(place, ty, expr, Some(format!("[\"{text}\"]"))),
+            (Plain::Texts, ExprKind::String(text)) => {
+                self.wrong(place, ty, expr, Some(format!("[\"{text}\"]")))
+            }
             (Plain::Shares, ExprKind::Tuple(items)) if items.len() == 2 => {
-                let both = (self.share_of_pair(place, ty, &items[0]), self.share_of_pair(place, ty, &items[1]));
+                let both =
+                    (self.share_of_pair(place, ty, &items[0]), self.share_of_pair(place, ty, &items[1]));
                 Some(Held::Pair(both.0?, both.1?))
             }
-            (Plain::Whole { .. } | Plain::Real { .. } | Plain::Share | Plain::Bytes, kind) if is_arithmetic(kind) => {
+            (Plain::Whole { .. } | Plain::Real { .. } | Plain::Share | Plain::Bytes, kind)
+                if is_arithmetic(kind) =>
+            {
                 self.number(place, plain, ty, expr).map(Held::Number)
             }
             (Plain::Whole { .. } | Plain::Real { .. } | Plain::Share, ExprKind::String(text))
@@ -140,7 +147,13 @@ impl Reader<'_> {
         };
         if !fits {
             let (expected, meant) = (plain.expected(), meant_unit(plain, &expr.kind));
-            self.mistakes.add(WrongUnit { value: expr.span, found: q.dimension, place: place.into(), expected, meant });
+            self.mistakes.add(WrongUnit {
+                value: expr.span,
+                found: q.dimension,
+                place: place.into(),
+                expected,
+                meant,
+            });
             return None;
         }
         self.in_range(place, plain, ty, Spanned::new(q.value, expr.span))
@@ -173,7 +186,9 @@ impl Reader<'_> {
                 ((0.0..1.0).contains(&x), "from 0% to below 100%".into(), percent)
             }
             Plain::Bytes => (x >= 1.0, "at least 1 byte".into(), "8GiB".into()),
-            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Model => (true, String::new(), String::new()),
+            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Model => {
+                (true, String::new(), String::new())
+            }
         };
         if ok {
             return Some(x);
@@ -196,7 +211,8 @@ impl Reader<'_> {
             let (callee, usage) = (name.clone(), function.usage());
             self.mistakes.add(ArgumentMissing { names: missing, callee, usage, defined: None });
         }
-        let held: Vec<_> = function.args.iter().map(|arg| self.argument(arg, given.get(arg.name).copied())).collect();
+        let held: Vec<_> =
+            function.args.iter().map(|arg| self.argument(arg, given.get(arg.name).copied())).collect();
         Some(Held::Call(HeldCall { function, args: held.into_iter().collect::<Option<_>>()? }))
     }
 
@@ -209,7 +225,11 @@ impl Reader<'_> {
         Some(HeldArg { name: arg.name, value, span })
     }
 
-    fn arguments<'e>(&mut self, function: &'static Function, args: &'e [Arg]) -> BTreeMap<&'static str, &'e Expr> {
+    fn arguments<'e>(
+        &mut self,
+        function: &'static Function,
+        args: &'e [Arg],
+    ) -> BTreeMap<&'static str, &'e Expr> {
         let mut given: BTreeMap<&'static str, &'e Expr> = BTreeMap::new();
         let mut firsts: BTreeMap<&str, Span> = BTreeMap::new();
         for (i, arg) in args.iter().enumerate() {
@@ -222,7 +242,11 @@ impl Reader<'_> {
                     let place = name.as_ref().map_or(arg.value.span, |n| n.span);
                     match firsts.get(known.name) {
                         Some(&first) => {
-                            self.mistakes.add(ArgumentTwice { name: known.name.into(), second: place, first });
+                            self.mistakes.add(ArgumentTwice {
+                                name: known.name.into(),
+                                second: place,
+                                first,
+                            });
                         }
                         None => {
                             given.insert(known.name, &arg.value);
@@ -253,7 +277,11 @@ pub(crate) fn expression(text: &str) -> Option<Expr> {
     let (file, _) = dspc_grammar::parse(FileId(u32::MAX), &format!("x = {text}\n"));
     file.items.into_iter().find_map(|item| match item.kind {
         ItemKind::Setting { value, .. } => Some(value),
-        ItemKind::Use(_) | ItemKind::Block { .. } | ItemKind::Layer(_) | ItemKind::Model(_) | ItemKind::Bad => None,
+        ItemKind::Use(_)
+        | ItemKind::Block { .. }
+        | ItemKind::Layer(_)
+        | ItemKind::Model(_)
+        | ItemKind::Bad => None,
     })
 }
 

@@ -51,7 +51,8 @@ impl<'a> Written<'a> {
             mistakes.add(MissingSettings { keys: vec![key], place: self.end, block_written: false });
         }
         for (block, _) in BLOCKS {
-            let keys: Vec<_> = KEYS.iter().filter(|key| key.block() == Some(*block)).filter(missing).collect();
+            let keys: Vec<_> =
+                KEYS.iter().filter(|key| key.block() == Some(*block)).filter(missing).collect();
             if !keys.is_empty() {
                 let written = self.blocks.get(block);
                 let place = written.copied().unwrap_or(self.end);
@@ -94,7 +95,14 @@ impl<'a> Written<'a> {
         }
     }
 
-    fn add(&mut self, name: &Name, block: Option<&'static str>, path: &str, value: &'a Expr, mistakes: &mut Mistakes) {
+    fn add(
+        &mut self,
+        name: &Name,
+        block: Option<&'static str>,
+        path: &str,
+        value: &'a Expr,
+        mistakes: &mut Mistakes,
+    ) {
         let Some(key) = Key::find(path) else {
             return mistakes.add(UnknownSetting { name: name.clone(), block });
         };

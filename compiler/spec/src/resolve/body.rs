@@ -22,7 +22,7 @@ pub(super) struct Context<'a> {
     pub scope: Scope,
 }
 
-impl<'a> Resolver<'a> {
+impl<'a> Resolver<'a, '_> {
     pub(super) fn definition(&mut self, pending: Pending<'a>) -> Definition {
         let ast = pending.definition;
         let mut cx = Context { place: pending.place, definition: ast, scope: Scope::default() };
@@ -40,7 +40,9 @@ impl<'a> Resolver<'a> {
                 self.check_result(ast, statements);
                 Body::Block(self.statements(&mut cx, statements, false))
             }
-            ast::Body::Alias(value) if pending.kind == Kind::Model => Body::Alias(self.model_alias(&mut cx, value)),
+            ast::Body::Alias(value) if pending.kind == Kind::Model => {
+                Body::Alias(self.model_alias(&mut cx, value))
+            }
             ast::Body::Alias(value) => Body::Alias(self.expr(&mut cx, value)),
         };
         if pending.place == Place::Own {
@@ -139,16 +141,25 @@ impl<'a> Resolver<'a> {
         let has_body = matches!(ast.body, ast::Body::Block(_));
         let mut found = vec![];
         for param in &ast.params {
-            let is_input = matches!(param.ty, ast::ParamType::Ids(_)) && ["tokens", "targets"].contains(&param.name.value.as_str());
+            let is_input = matches!(param.ty, ast::ParamType::Ids(_))
+                && ["tokens", "targets"].contains(&param.name.value.as_str());
             match param.ty {
                 ast::ParamType::Value(_) => {}
                 _ if is_input && has_body => found.push(param.name.value.as_str()),
-                _ => self.mistakes.add(ModelInput { model: ast.name.clone(), place: param.name.span, missing: None }),
+                _ => self.mistakes.add(ModelInput {
+                    model: ast.name.clone(),
+                    place: param.name.span,
+                    missing: None,
+                }),
             }
         }
         for input in ["tokens", "targets"] {
             if has_body && !found.contains(&input) {
-                self.mistakes.add(ModelInput { model: ast.name.clone(), place: ast.name.span, missing: Some(input) });
+                self.mistakes.add(ModelInput {
+                    model: ast.name.clone(),
+                    place: ast.name.span,
+                    missing: Some(input),
+                });
             }
         }
     }
@@ -158,14 +169,23 @@ impl<'a> Resolver<'a> {
             None => (ast.name.span, None),
             Some(statement) => match &statement.kind {
                 ast::StatementKind::Expr(_) | ast::StatementKind::Bad => return,
-                ast::StatementKind::Bind { names, .. } => (statement.span, names.first().map(|n| n.value.clone())),
-                ast::StatementKind::Param { .. } | ast::StatementKind::Repeat { .. } => (statement.span, None),
+                ast::StatementKind::Bind { names, .. } => {
+                    (statement.span, names.first().map(|n| n.value.clone()))
+                }
+                ast::StatementKind::Param { .. } | ast::StatementKind::Repeat { .. } => {
+                    (statement.span, None)
+                }
             },
         };
         self.mistakes.add(NoResult { name: ast.name.clone(), last, bound });
     }
 
-    fn statements(&mut self, cx: &mut Context<'a>, statements: &'a [ast::Statement], in_repeat: bool) -> Vec<Statement> {
+    fn statements(
+        &mut self,
+        cx: &mut Context<'a>,
+        statements: &'a [ast::Statement],
+        in_repeat: bool,
+    ) -> Vec<Statement> {
         let last = statements.len().saturating_sub(1);
         let mut resolved = vec![];
         for (i, statement) in statements.iter().enumerate() {
@@ -241,12 +261,17 @@ impl<'a> Resolver<'a> {
                 ExprKind::Index { value, indices: indices.iter().map(|index| self.expr(cx, index)).collect() }
             }
             ast::ExprKind::Range { start, end } => {
-                let mut bound = |bound: &'a Option<Box<ast::Expr>>| bound.as_ref().map(|b| Box::new(self.expr(cx, b)));
+                let mut bound =
+                    |bound: &'a Option<Box<ast::Expr>>| bound.as_ref().map(|b| Box::new(self.expr(cx, b)));
                 let start = bound(start);
                 ExprKind::Range(start, bound(end))
             }
-            ast::ExprKind::List(items) => ExprKind::List(items.iter().map(|item| self.expr(cx, item)).collect()),
-            ast::ExprKind::Tuple(items) => ExprKind::Tuple(items.iter().map(|item| self.expr(cx, item)).collect()),
+            ast::ExprKind::List(items) => {
+                ExprKind::List(items.iter().map(|item| self.expr(cx, item)).collect())
+            }
+            ast::ExprKind::Tuple(items) => {
+                ExprKind::Tuple(items.iter().map(|item| self.expr(cx, item)).collect())
+            }
             ast::ExprKind::Paren(inner) => return Expr { span: expr.span, ..self.expr(cx, inner) },
             ast::ExprKind::Lambda { params, body } => self.lambda(cx, params, body),
             ast::ExprKind::Bad => ExprKind::Number(0.0),
@@ -285,12 +310,17 @@ impl<'a> Resolver<'a> {
             self.mistakes.add(NotAName { place: span, written: name.value.clone() });
             return name.value;
         }
-        let is_word = || self.builtins.iter().any(|builtin| builtin.name == name.value && !is_function(builtin));
+        let is_word =
+            || self.builtins.iter().any(|builtin| builtin.name == name.value && !is_function(builtin));
         if cx.scope.find(&name.value).is_some() || is_word() {
             cx.scope.read(&name.value);
             return name.value;
         }
-        let words = self.builtins.iter().filter(|builtin| !is_function(builtin)).map(|builtin| builtin.name.to_string());
+        let words = self
+            .builtins
+            .iter()
+            .filter(|builtin| !is_function(builtin))
+            .map(|builtin| builtin.name.to_string());
         let mut known = cx.scope.known();
         known.extend(words);
         let bound_elsewhere = cx.scope.elsewhere(&name.value);

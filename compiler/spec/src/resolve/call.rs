@@ -11,7 +11,7 @@ use super::{Resolver, is_function, path_name};
 use crate::body::*;
 use crate::errors::*;
 
-impl<'a> Resolver<'a> {
+impl<'a> Resolver<'a, '_> {
     pub(super) fn call(
         &mut self,
         cx: &mut Context<'a>,
@@ -21,10 +21,8 @@ impl<'a> Resolver<'a> {
         span: Span,
     ) -> Expr {
         let name = path_name(path, span);
-        let resolved = args
-            .iter()
-            .map(|arg| Arg { name: arg.name.clone(), value: self.expr(cx, &arg.value) })
-            .collect();
+        let resolved =
+            args.iter().map(|arg| Arg { name: arg.name.clone(), value: self.expr(cx, &arg.value) }).collect();
         let Some(found) = self.find(cx.place, path, &name) else {
             return Expr { kind: ExprKind::Number(0.0), span };
         };
@@ -40,7 +38,13 @@ impl<'a> Resolver<'a> {
         Expr { kind: ExprKind::Call(Call { callee, name, args: resolved, alias: alias.cloned() }), span }
     }
 
-    pub(super) fn named_call(&mut self, cx: &mut Context<'a>, value: &'a ast::Expr, alias: &Name, span: Span) -> Expr {
+    pub(super) fn named_call(
+        &mut self,
+        cx: &mut Context<'a>,
+        value: &'a ast::Expr,
+        alias: &Name,
+        span: Span,
+    ) -> Expr {
         match &value.kind {
             ast::ExprKind::Call { callee, args } => self.call(cx, callee, args, Some(alias), span),
             ast::ExprKind::Paren(inner) => self.named_call(cx, inner, alias, span),
@@ -109,7 +113,9 @@ impl<'a> Resolver<'a> {
                 self.mistakes.add(UnknownArgument { name, callee, known, defined: Some(defined) });
             }
         }
-        let lacks = |param: &&ast::DefParam| param.default.is_none() && !given.iter().any(|(n, _)| n.value == param.name.value);
+        let lacks = |param: &&ast::DefParam| {
+            param.default.is_none() && !given.iter().any(|(n, _)| n.value == param.name.value)
+        };
         let names: Vec<String> = sizes().filter(lacks).map(|param| param.name.value.clone()).collect();
         self.report_missing(names, callee, definition);
         given
@@ -121,7 +127,9 @@ impl<'a> Resolver<'a> {
         let mut given: BTreeMap<&str, Span> = BTreeMap::new();
         for (i, arg) in args.iter().enumerate() {
             let (param, place) = match &arg.name {
-                Some(name) => (definition.params.iter().find(|param| param.name.value == name.value), name.span),
+                Some(name) => {
+                    (definition.params.iter().find(|param| param.name.value == name.value), name.span)
+                }
                 None => (definition.params.get(i), arg.value.span),
             };
             let callee = callee.value.clone();
@@ -142,7 +150,9 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
-        let lacks = |param: &&ast::DefParam| param.default.is_none() && !given.contains_key(param.name.value.as_str());
+        let lacks = |param: &&ast::DefParam| {
+            param.default.is_none() && !given.contains_key(param.name.value.as_str())
+        };
         let names = definition.params.iter().filter(lacks).map(|param| param.name.value.clone()).collect();
         self.report_missing(names, callee, definition);
     }
@@ -177,7 +187,12 @@ impl<'a> Resolver<'a> {
             }
             if !known.iter().any(|known| *known == arg.value) {
                 let known = known.iter().map(|known| known.to_string()).collect();
-                self.mistakes.add(UnknownArgument { name: arg.clone(), callee: name.value.clone(), known, defined: None });
+                self.mistakes.add(UnknownArgument {
+                    name: arg.clone(),
+                    callee: name.value.clone(),
+                    known,
+                    defined: None,
+                });
             }
         }
     }
@@ -187,10 +202,13 @@ impl<'a> Resolver<'a> {
 fn usage(callee: &str, definition: &ast::Definition) -> String {
     let is_layer = |param: &ast::DefParam| !matches!(param.ty, ast::ParamType::Value(_));
     let needed = definition.params.iter().filter(|param| param.default.is_none());
-    let shown: Vec<String> = needed
-        .filter(|param| !["tokens", "targets"].contains(&param.name.value.as_str()))
-        .map(|param| if is_layer(param) { param.name.value.clone() } else { format!("{}: …", param.name.value) })
-        .collect();
+    let shown: Vec<String> =
+        needed
+            .filter(|param| !["tokens", "targets"].contains(&param.name.value.as_str()))
+            .map(|param| {
+                if is_layer(param) { param.name.value.clone() } else { format!("{}: …", param.name.value) }
+            })
+            .collect();
     format!("{callee}({})", shown.join(", "))
 }
 
@@ -225,7 +243,10 @@ mod tests {
 
     #[test]
     fn names_of_a_signature() {
-        assert_eq!(parameters("attend(q, k, v, heads: H, mask: full) -> [B, T, D]"), ["q", "k", "v", "heads", "mask"]);
+        assert_eq!(
+            parameters("attend(q, k, v, heads: H, mask: full) -> [B, T, D]"),
+            ["q", "k", "v", "heads", "mask"]
+        );
         assert_eq!(parameters("fixed(block: 16, at: (1, 2))"), ["block", "at"]);
         assert_eq!(parameters("causal"), [""; 0]);
     }

@@ -41,7 +41,8 @@ pub(super) fn report(definitions: &[Definition], mistakes: &mut Mistakes) {
 
 fn recursion(definitions: &[Definition], stack: &[(usize, usize)], callee: usize, call: Span) -> Recursion {
     let from = stack.iter().position(|(at, _)| *at == callee).unwrap_or(0);
-    let mut names: Vec<&str> = stack[from..].iter().map(|(at, _)| definitions[*at].name.value.as_str()).collect();
+    let mut names: Vec<&str> =
+        stack[from..].iter().map(|(at, _)| definitions[*at].name.value.as_str()).collect();
     names.push(&definitions[callee].name.value);
     Recursion { name: definitions[callee].name.clone(), call, circle: names.join(" → ") }
 }

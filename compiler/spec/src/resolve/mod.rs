@@ -27,10 +27,10 @@ struct Pending<'a> {
 }
 
 /// Resolves definitions from the model on.
-pub(crate) struct Resolver<'a> {
+pub(crate) struct Resolver<'a, 'm> {
     modules: &'a Modules<'a>,
     builtins: &'a [Builtin],
-    mistakes: &'a mut Mistakes,
+    mistakes: &'m mut Mistakes,
     ids: BTreeMap<(Place, &'a str), DefinitionId>,
     reached: Vec<Pending<'a>>,
     resolved: Vec<Definition>,
@@ -45,9 +45,9 @@ pub(crate) struct ModelTarget<'a> {
     pub span: Span,
 }
 
-impl<'a> Resolver<'a> {
+impl<'a, 'm> Resolver<'a, 'm> {
     /// A resolver that has reached nothing yet.
-    pub fn new(modules: &'a Modules<'a>, builtins: &'a [Builtin], mistakes: &'a mut Mistakes) -> Self {
+    pub fn new(modules: &'a Modules<'a>, builtins: &'a [Builtin], mistakes: &'m mut Mistakes) -> Self {
         let (ids, reached, resolved) = (BTreeMap::new(), vec![], vec![]);
         Self { modules, builtins, mistakes, ids, reached, resolved, used: BTreeSet::new() }
     }
@@ -113,7 +113,13 @@ impl<'a> Resolver<'a> {
             other => {
                 let expected = crate::keys::Plain::Model.expected();
                 let found = crate::read::describe(other);
-                self.mistakes.add(WrongValue { value: value.span, found, place: "model".into(), expected, meant: None });
+                self.mistakes.add(WrongValue {
+                    value: value.span,
+                    found,
+                    place: "model".into(),
+                    expected,
+                    meant: None,
+                });
                 return None;
             }
         };
@@ -144,8 +150,15 @@ impl<'a> Resolver<'a> {
                     modules::NotFound::Module(mistake) => self.mistakes.add(mistake),
                     modules::NotFound::InModule(mistake) => self.mistakes.add(mistake),
                     modules::NotFound::Name { mut known, elsewhere } => {
-                        known.extend(self.builtins.iter().filter(|b| is_function(b)).map(|b| b.name.to_string()));
-                        self.mistakes.add(UnknownFunction { name: name.clone(), known, elsewhere, many: true });
+                        known.extend(
+                            self.builtins.iter().filter(|b| is_function(b)).map(|b| b.name.to_string()),
+                        );
+                        self.mistakes.add(UnknownFunction {
+                            name: name.clone(),
+                            known,
+                            elsewhere,
+                            many: true,
+                        });
                     }
                 }
                 None
@@ -155,7 +168,9 @@ impl<'a> Resolver<'a> {
 
     fn callee(&mut self, found: Found<'a>) -> Callee {
         match found {
-            Found::Definition(place, kind, definition) => Callee::Definition(self.reach(place, kind, definition)),
+            Found::Definition(place, kind, definition) => {
+                Callee::Definition(self.reach(place, kind, definition))
+            }
             Found::Builtin(index) => Callee::Builtin(index),
         }
     }

@@ -94,7 +94,9 @@ impl<'a> Modules<'a> {
         };
         let mut all = of(&self.own, "");
         for (name, (module, _)) in &self.own.modules {
-            all.extend(self.library.get(*module).map(|names| of(names, &format!("{name}::"))).unwrap_or_default());
+            all.extend(
+                self.library.get(*module).map(|names| of(names, &format!("{name}::"))).unwrap_or_default(),
+            );
         }
         all
     }
@@ -145,9 +147,16 @@ impl<'a> Modules<'a> {
         if let Some(index) = builtins.iter().position(|builtin| builtin.name == name) {
             return Ok((Found::Builtin(index as u32), None));
         }
-        let mut known: Vec<String> = names.definitions.keys().chain(names.items.keys()).map(|n| n.to_string()).collect();
-        known.extend(prelude.and_then(|i| self.library.get(i)).into_iter().flat_map(|n| n.order.iter().map(|n| n.to_string())));
-        let elsewhere = names.modules.iter().find(|(_, (module, _))| self.definition(*module, name).is_some());
+        let mut known: Vec<String> =
+            names.definitions.keys().chain(names.items.keys()).map(|n| n.to_string()).collect();
+        known.extend(
+            prelude
+                .and_then(|i| self.library.get(i))
+                .into_iter()
+                .flat_map(|n| n.order.iter().map(|n| n.to_string())),
+        );
+        let elsewhere =
+            names.modules.iter().find(|(_, (module, _))| self.definition(*module, name).is_some());
         Err(Box::new(NotFound::Name { known, elsewhere: elsewhere.map(|(module, _)| module.to_string()) }))
     }
 
@@ -158,8 +167,10 @@ impl<'a> Modules<'a> {
         name: &Name,
     ) -> Result<(Found<'a>, Option<Span>), Box<NotFound>> {
         let names = self.names(place);
-        let prelude = || Some((self.loaded.iter().position(|m| m.name == PRELUDE && m.name == module.value)?, None));
-        let Some((index, through)) = names.modules.get(module.value.as_str()).copied().or_else(prelude) else {
+        let prelude =
+            || Some((self.loaded.iter().position(|m| m.name == PRELUDE && m.name == module.value)?, None));
+        let Some((index, through)) = names.modules.get(module.value.as_str()).copied().or_else(prelude)
+        else {
             return Err(self.not_used(place, module));
         };
         match self.definition(index, &name.value) {
@@ -167,7 +178,11 @@ impl<'a> Modules<'a> {
             None => {
                 let known = self.library.get(index).map(|n| n.order.iter().map(|n| n.to_string()).collect());
                 let module = self.path(Place::Library(index));
-                Err(Box::new(NotFound::InModule(NotInModule { name: name.clone(), module, known: known.unwrap_or_default() })))
+                Err(Box::new(NotFound::InModule(NotInModule {
+                    name: name.clone(),
+                    module,
+                    known: known.unwrap_or_default(),
+                })))
             }
         }
     }
@@ -194,9 +209,14 @@ impl<'a> Modules<'a> {
     fn check_uses(&self, mistakes: &mut Mistakes) {
         for (name, (module, through)) in &self.own.items {
             if self.definition(*module, name).is_none() {
-                let known = self.library.get(*module).map(|n| n.order.iter().map(|n| n.to_string()).collect());
+                let known =
+                    self.library.get(*module).map(|n| n.order.iter().map(|n| n.to_string()).collect());
                 let module = self.path(Place::Library(*module));
-                mistakes.add(NotInModule { name: (*through).clone(), module, known: known.unwrap_or_default() });
+                mistakes.add(NotInModule {
+                    name: (*through).clone(),
+                    module,
+                    known: known.unwrap_or_default(),
+                });
             }
         }
     }
@@ -251,7 +271,12 @@ fn add_use<'a>(names: &mut Names<'a>, path: &'a [Name], loaded: &[Loaded], mista
     }
 }
 
-fn add_definition<'a>(names: &mut Names<'a>, kind: Kind, definition: &'a ast::Definition, mistakes: &mut Mistakes) {
+fn add_definition<'a>(
+    names: &mut Names<'a>,
+    kind: Kind,
+    definition: &'a ast::Definition,
+    mistakes: &mut Mistakes,
+) {
     let name = definition.name.value.as_str();
     let used = names.items.get(name).map(|(_, n)| n.span);
     let used = used.or_else(|| names.modules.get(name).and_then(|(_, n)| n.map(|n| n.span)));

@@ -45,7 +45,8 @@ fn owners(definitions: &[Definition]) -> Vec<bool> {
             }
         }
     }
-    let mut owners: Vec<bool> = definitions.iter().map(|d| matches!(&d.body, Body::Block(s) if has_param(s))).collect();
+    let mut owners: Vec<bool> =
+        definitions.iter().map(|d| matches!(&d.body, Body::Block(s) if has_param(s))).collect();
     let mut open: Vec<usize> = (0..owners.len()).filter(|i| owners[*i]).collect();
     while let Some(owner) = open.pop() {
         for &caller in &callers[owner] {
@@ -66,7 +67,12 @@ fn has_param(statements: &[Statement]) -> bool {
     })
 }
 
-fn check_scope(statements: &[Statement], definitions: &[Definition], owners: &[bool], mistakes: &mut Mistakes) {
+fn check_scope(
+    statements: &[Statement],
+    definitions: &[Definition],
+    owners: &[bool],
+    mistakes: &mut Mistakes,
+) {
     let mut scope = OwnersOfScope { first: BTreeMap::new(), mistakes };
     let owns = |id: DefinitionId| owners.get(id.0 as usize) == Some(&true);
     for statement in statements {
@@ -84,7 +90,9 @@ fn check_scope(statements: &[Statement], definitions: &[Definition], owners: &[b
             }),
             Statement::Repeat { name, body, .. } => {
                 let mut inside = has_param(body);
-                visit_statements(body, &mut |call, _| inside |= matches!(call.callee, Callee::Definition(id) if owns(id)));
+                visit_statements(body, &mut |call, _| {
+                    inside |= matches!(call.callee, Callee::Definition(id) if owns(id))
+                });
                 if inside {
                     scope.add(&name.value, name.span, name.value == "repeat");
                 }

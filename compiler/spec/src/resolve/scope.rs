@@ -66,7 +66,10 @@ impl Scope {
 
     /// Where a name not in scope is bound after all, and why it does not count here.
     pub fn elsewhere(&self, name: &str) -> Option<(Span, &'static str)> {
-        let gone = self.gone.get(name).map(|span| (*span, "bound here, for one turn of the `repeat`; bind it before to carry it out"));
+        let gone = self
+            .gone
+            .get(name)
+            .map(|span| (*span, "bound here, for one turn of the `repeat`; bind it before to carry it out"));
         gone.or_else(|| self.later.get(name).map(|span| (*span, "bound only here, later")))
     }
 

@@ -1,0 +1,50 @@
+//! What the tests here stand on: builtins as the graph brings them, and a check of a text.
+
+use dspc_source::{Diagnostic, SourceMap};
+
+use crate::body::Builtin;
+use crate::settings::{DataFacts, Spec};
+
+const fn builtin(name: &'static str, signature: &'static str) -> Builtin {
+    Builtin { name, signature, doc: "" }
+}
+
+/// As many as the tests need.
+pub(crate) const BUILTINS: &[Builtin] = &[
+    builtin("attend", "attend(q, k, v, heads: H, kv_heads: heads, mask: full)"),
+    builtin("causal", "causal"),
+    builtin("cross_entropy", "cross_entropy(logits, targets)"),
+    builtin("dropout", "dropout(x, share)"),
+    builtin("full", "full"),
+    builtin("gelu", "gelu(x)"),
+    builtin("layer_norm", "layer_norm(x, weight, bias, eps: 1e-5)"),
+    builtin("normal", "normal(deviation)"),
+    builtin("ones", "ones"),
+    builtin("rms_norm", "rms_norm(x, weight, eps: 1e-5)"),
+    builtin("rope", "rope(x, heads: H, base: 10000)"),
+    builtin("silu", "silu(x)"),
+    builtin("split", "split(x, n)"),
+    builtin("sqrt", "sqrt(x)"),
+    builtin("transpose", "transpose(x)"),
+    builtin("window", "window(size)"),
+    builtin("zeros", "zeros"),
+];
+
+/// Parses and checks a text against data of 65 characters.
+pub(crate) fn check(text: &str) -> (Option<Spec>, Vec<Diagnostic>) {
+    let mut sources = SourceMap::default();
+    let id = sources.add("train.dsp", text);
+    let (file, mut found) = dspc_grammar::parse(id, text);
+    let facts = DataFacts { vocab: Some(65), ranks: None };
+    let (spec, more) = crate::check("train", &file, &facts, BUILTINS, &mut sources);
+    found.extend(more);
+    (spec, found)
+}
+
+/// The codes of a text's mistakes.
+pub(crate) fn codes(text: &str) -> Vec<&'static str> {
+    check(text).1.iter().map(|diagnostic| diagnostic.code).collect()
+}
+
+/// The smallest job, its lines in four parts that a test may replace.
+pub(crate) const DATA: &str = "data { text: [\"a.txt\"], tokenizer: \"chars\", sequence: 64 }\n";
