@@ -50,6 +50,8 @@ pub struct Dim {
     pub name: String,
     /// Its size.
     pub size: u64,
+    /// Where the size was said, for reports; travels with the dim through every op.
+    pub place: Option<Span>,
 }
 
 impl PartialEq for Dim {
@@ -61,7 +63,12 @@ impl PartialEq for Dim {
 impl Dim {
     /// A dim with a name.
     pub fn new(name: impl Into<String>, size: u64) -> Self {
-        Self { name: name.into(), size }
+        Self { name: name.into(), size, place: None }
+    }
+
+    /// A dim that is called by its size.
+    pub fn of(size: u64) -> Self {
+        Self::new(size.to_string(), size)
     }
 }
 
@@ -75,14 +82,24 @@ pub struct TensorType {
 }
 
 impl TensorType {
+    /// No dims.
+    pub fn scalar() -> Self {
+        Self::f32(vec![])
+    }
+
+    /// The same element type with other dims.
+    pub fn with_dims(&self, dims: Vec<Dim>) -> Self {
+        Self { dtype: self.dtype, dims }
+    }
+
     /// A type of float elements in the graph's own precision.
     pub fn f32(dims: Vec<Dim>) -> Self {
         Self { dtype: DType::F32, dims }
     }
 
-    /// Product of the sizes.
+    /// Product of the sizes; saturates.
     pub fn elements(&self) -> u64 {
-        self.dims.iter().map(|d| d.size).product()
+        self.dims.iter().fold(1, |product, d| product.saturating_mul(d.size))
     }
 
     /// The last dim's size, 1 for a scalar.
@@ -235,14 +252,24 @@ pub trait Op: fmt::Debug + Send + Sync {
         String::new()
     }
 
+    /// Suffixes of the results after the first, for their names: `mean` makes `ln_1.mean`.
+    fn result_suffixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The types of the outputs, or what is wrong with the operands.
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError>;
 
     /// Emits the gradients of the inputs, in their order; `None` where an input has none (ids).
     ///
     /// `outputs` are the op's own results; `grads` their gradients, `None` where nothing uses them.
-    fn gradient(&self, g: &mut dyn GradientBuilder, inputs: &[ValueId], outputs: &[ValueId], grads: &[Option<ValueId>])
-    -> Vec<Option<ValueId>>;
+    fn gradient(
+        &self,
+        g: &mut dyn GradientBuilder,
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+        grads: &[Option<ValueId>],
+    ) -> Vec<Option<ValueId>>;
 
     /// Meaning in f64: the reference that all else is tested against.
     fn evaluate(&self, inputs: &[&crate::interpret::Tensor]) -> Vec<crate::interpret::Tensor>;
@@ -268,8 +295,22 @@ pub struct Cost {
 pub struct ShapeError {
     /// The two operands that disagree (or one twice).
     pub operands: (usize, usize),
-    /// `the last dim of `x` is 128, and the first of `w` is 127`
+    /// The dim of each that disagrees, where it is one: reports then say where the two sizes come from.
+    pub dims: Option<(usize, usize)>,
+    /// `the last dim of the left operand is 128, and the first of the right one is 127`
     pub message: String,
+}
+
+impl ShapeError {
+    /// Operands that disagree as wholes.
+    pub fn new(a: usize, b: usize, message: impl Into<String>) -> Self {
+        Self { operands: (a, b), dims: None, message: message.into() }
+    }
+
+    /// One dim of each disagrees.
+    pub fn dims(a: (usize, usize), b: (usize, usize), message: impl Into<String>) -> Self {
+        Self { operands: (a.0, b.0), dims: Some((a.1, b.1)), message: message.into() }
+    }
 }
 
 /// What a gradient rule may do.

@@ -5,10 +5,24 @@
 
 #![forbid(unsafe_code)]
 
+mod elaborate;
+mod errors;
 pub mod form;
 pub mod interpret;
 pub mod ir;
 pub mod mask;
+pub mod ops;
 pub mod philox;
+mod print;
+mod prune;
 pub mod row_builder;
+mod row_evaluate;
 pub mod rowfn;
+mod verify;
+
+pub use elaborate::{Elaborate, elaborate};
+pub use print::{print_block, print_graph};
+pub use prune::prune;
+
+pub use row_evaluate::evaluate_row_fn;
+pub use verify::{Fault, verify};

@@ -1,0 +1,82 @@
+//! `y = Σ over the first dim of x`: the gradient of an operand that was repeated over leading dims.
+
+use std::sync::Arc;
+
+use super::reshape::Reshape;
+use super::streaming;
+use super::sum::Sum;
+use crate::form::Form;
+use crate::interpret::Tensor;
+use crate::ir::{Cost, Dim, GradientBuilder, Op, ShapeError, TensorType, ValueId};
+use crate::row_builder::RowBuilder;
+
+/// `[R, C] → [C]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SumLeading;
+
+/// Sums `x` over the leading dims that `ty` lacks; `x` itself if it lacks none.
+pub(super) fn reduce_to(g: &mut dyn GradientBuilder, x: ValueId, ty: &TensorType, name: &str) -> ValueId {
+    let whole = g.ty(x);
+    if whole.dims.len() == ty.dims.len() {
+        return x;
+    }
+    let mut reshape = |x, dims: Vec<Dim>| {
+        if g.ty(x).dims == dims { x } else { g.emit(Arc::new(Reshape { dims }), &[x], name)[0] }
+    };
+    if ty.dims.is_empty() {
+        let flat = reshape(x, vec![Dim::of(whole.rows()), Dim::of(whole.cols())]);
+        let rows = g.emit(Arc::new(Sum), &[flat], name)[0];
+        return g.emit(Arc::new(Sum), &[rows], name)[0];
+    }
+    let elements = ty.elements();
+    let flat = reshape(x, vec![Dim::of(whole.elements() / elements.max(1)), Dim::of(elements)]);
+    let sum = g.emit(Arc::new(SumLeading), &[flat], name)[0];
+    if g.ty(sum).dims == ty.dims {
+        sum
+    } else {
+        g.emit(Arc::new(Reshape { dims: ty.dims.clone() }), &[sum], name)[0]
+    }
+}
+
+impl Op for SumLeading {
+    fn name(&self) -> &'static str {
+        "sum_leading"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        match inputs[0].dims.as_slice() {
+            [_, cols] => Ok(vec![inputs[0].with_dims(vec![cols.clone()])]),
+            _ => Err(ShapeError::new(0, 0, "two dims are expected")),
+        }
+    }
+
+    fn gradient(
+        &self,
+        _g: &mut dyn GradientBuilder,
+        _inputs: &[ValueId],
+        _outputs: &[ValueId],
+        _grads: &[Option<ValueId>],
+    ) -> Vec<Option<ValueId>> {
+        vec![None]
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor]) -> Vec<Tensor> {
+        let cols = inputs[0].cols();
+        let mut y = Tensor::zeros(&[cols]);
+        for (i, x) in inputs[0].data.iter().enumerate() {
+            y.data[i % cols] += x;
+        }
+        vec![y]
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        streaming(inputs[0].elements() as f64, inputs, outputs)
+    }
+
+    fn form(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> Form {
+        let mut b = RowBuilder::new(inputs[0].rows(), inputs[0].cols());
+        let x = b.element();
+        b.yield_column_sum(x);
+        Form::Row(b.finish())
+    }
+}
