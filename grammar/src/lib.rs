@@ -9,6 +9,7 @@
 
 pub mod ast;
 mod expression;
+mod format;
 mod items;
 mod layout;
 mod mistakes;
@@ -18,6 +19,7 @@ mod rules;
 use dspc_source::{Diagnostic, FileId, Span};
 use pest::Parser;
 
+pub use format::format;
 pub use print::print_tree;
 
 /// Reads a file. Never fails: what cannot be read is a `Bad` node, and reported.
