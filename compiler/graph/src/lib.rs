@@ -21,7 +21,7 @@ pub mod rowfn;
 mod verify;
 
 pub use elaborate::{Elaborate, elaborate};
-pub use print::{print_block, print_graph};
+pub use print::{print_block, print_graph, print_params};
 pub use prune::prune;
 
 pub use row_evaluate::evaluate_row_fn;

@@ -12,12 +12,19 @@ use crate::ir::{Graph, Init, OpNode, Param, Repeat, Step, ValueId};
 /// The whole graph.
 pub fn print_graph(graph: &Graph) -> String {
     let mut out = format!("graph {}\n\nparams\n", graph.name);
-    let rows: Vec<[String; 3]> = graph.params.iter().map(param_row).collect();
-    write_rows(&mut out, &rows, 2);
+    out.push_str(&print_params(graph, 2));
     out.push_str("\nforward\n");
     out.push_str(&print_block(graph, &graph.body.steps, 2));
     let name = |v: Option<ValueId>| v.map_or("none", |v| graph.value(v).name.as_str());
     let _ = write!(out, "\nloss {}   logits {}\n", name(graph.loss), name(graph.logits));
+    out
+}
+
+/// Parameters, indented by `indent` blanks: name, type and turns, how it starts.
+pub fn print_params(graph: &Graph, indent: usize) -> String {
+    let rows: Vec<[String; 3]> = graph.params.iter().map(param_row).collect();
+    let mut out = String::new();
+    write_rows(&mut out, &rows, indent);
     out
 }
 

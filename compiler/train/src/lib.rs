@@ -1,7 +1,18 @@
-//! Adds the backward pass, loss scaling, clipping and the optimizer step to a graph.
+//! Adds the backward pass, clipping and the optimizer step to a graph.
+//!
+//! Accepts only verified graphs that end in a loss. Never sees a mesh: what is summed over ranks is the plan's business.
+
 #![forbid(unsafe_code)]
+
+mod differentiate;
 pub mod optimizer;
+mod print;
+
+pub use differentiate::{NotTrainable, differentiate};
+pub use print::print;
+
 use dspc_graph::ir::{Graph, ParamId, ValueId};
+
 /// A graph with its gradient.
 #[derive(Clone, Debug)]
 pub struct TrainGraph {
@@ -16,13 +27,15 @@ pub struct TrainGraph {
     /// Global-norm limit.
     pub clip: Option<f64>,
 }
+
 /// The gradient of one parameter.
 #[derive(Clone, Debug)]
 pub struct ParamGradient {
     /// Whose.
     pub param: ParamId,
-    /// Summed.
+    /// Their sum is the gradient: several where a parameter is used in several places. For a parameter of a repeat they are
+    /// values of the body of the backward repeat; none if the loss does not depend on it.
     pub contributions: Vec<ValueId>,
-    /// Weight decay acts on it.
+    /// Weight decay acts on it: it has two dims or more.
     pub decay: bool,
 }

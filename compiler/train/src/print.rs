@@ -1,0 +1,33 @@
+//! The printed form: forward, backward, update.
+
+use std::fmt::Write;
+
+use dspc_graph::{print_block, print_params};
+use dspc_spec::settings::Optimizer;
+
+use crate::TrainGraph;
+
+/// The whole training graph.
+pub fn print(train: &TrainGraph) -> String {
+    let graph = &train.graph;
+    let (forward, backward) = graph.body.steps.split_at(train.backward_start);
+    let mut out = format!("train {}\n\nparams\n{}", graph.name, print_params(graph, 2));
+    out.push_str("\nforward\n");
+    out.push_str(&print_block(graph, forward, 2));
+    out.push_str("\nbackward\n");
+    out.push_str(&print_block(graph, backward, 2));
+    out.push_str("\nupdate\n");
+    let clip = train.clip.map_or_else(String::new, |c| format!("  clip {c}"));
+    let _ = writeln!(out, "  norm = global_norm of all gradients{clip}");
+    let Optimizer::AdamW { betas, eps, weight_decay, .. } = &train.optimizer;
+    let width = graph.params.iter().map(|p| p.name.chars().count()).max().unwrap_or(0);
+    for gradient in &train.gradients {
+        let param = graph.param(gradient.param);
+        let terms: Vec<&str> = gradient.contributions.iter().map(|v| graph.value(*v).name.as_str()).collect();
+        let decay = if gradient.decay { format!("  decay {weight_decay}") } else { String::new() };
+        let terms = if terms.is_empty() { "no gradient".to_owned() } else { terms.join(" + ") };
+        let _ = writeln!(out, "  {:width$} = adamw {terms}{decay}", param.name);
+    }
+    let _ = writeln!(out, "\nadamw betas {} {} eps {eps:e}", betas.0, betas.1);
+    out
+}
