@@ -78,6 +78,7 @@ impl Builder {
             slots,
             stride,
             role,
+            within: None,
         });
         BufferId(self.program.buffers.len() as u32 - 1)
     }

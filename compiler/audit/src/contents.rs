@@ -1,6 +1,6 @@
 //! What every byte holds: whether it was written, through which buffer, and for which turn.
 
-use crate::memory::{outlives_entries, share, slot_bytes};
+use crate::memory::{buffer_end, bytes_of, root, roots_that_outlive, share, slot_bytes};
 use crate::region::{Region, Regions};
 use crate::walk::{MICRO_BATCHES_MAX, Step};
 use crate::{EntryKind, Rule, finding::Findings, uses::Use};
@@ -11,9 +11,14 @@ use std::collections::HashMap;
 pub(crate) struct Contents<'a> {
     program: &'a Program,
     kind: EntryKind,
-    buffers: Vec<Held>,
-    /// Other buffers with bytes of this one.
+    /// By root: a view's bytes are kept with the buffer that it is a view of.
+    held: Vec<Held>,
+    /// By buffer: which index a slot was last written for.
+    writers: Vec<HashMap<u64, Index>>,
+    /// By root: other roots with bytes of this one.
     sharers: Vec<Vec<usize>>,
+    /// By root: its views.
+    views: Vec<Vec<usize>>,
 }
 
 /// What a buffer holds.
@@ -23,8 +28,6 @@ struct Held {
     valid: Regions,
     /// Bytes that were ever written through this buffer.
     ever: Regions,
-    /// Who wrote a slot last, by slot.
-    writers: HashMap<u64, Index>,
 }
 
 /// A place with the loops' values put in, before the slots wrap round.
@@ -54,12 +57,21 @@ impl Index {
 impl<'a> Contents<'a> {
     pub(crate) fn at_start(program: &'a Program, kind: EntryKind) -> Self {
         let all = &program.buffers;
-        let buffers = all.iter().map(Held::at_start).collect();
+        let outlive = roots_that_outlive(program);
+        let held = |(index, buffer)| Held::at_start(buffer, outlive.contains(&index));
         let sharers_of = |a: usize| {
-            let other = |b: &usize| *b != a && share(&all[a], &all[*b]);
-            (0..all.len()).filter(other).collect()
+            let other = |b: &usize| *b != a && all[*b].within.is_none() && share(&all[a], &all[*b]);
+            (0..all.len()).filter(|_| all[a].within.is_none()).filter(other).collect()
         };
-        Self { program, kind, buffers, sharers: (0..all.len()).map(sharers_of).collect() }
+        let views_of = |a: usize| (0..all.len()).filter(|b| *b != a && root(program, *b) == a).collect();
+        Self {
+            program,
+            kind,
+            held: all.iter().enumerate().map(held).collect(),
+            writers: vec![HashMap::new(); all.len()],
+            sharers: (0..all.len()).map(sharers_of).collect(),
+            views: (0..all.len()).map(views_of).collect(),
+        }
     }
 
     pub(crate) fn step(&mut self, kind: EntryKind, step: &Step<'_>, uses: &[Use], findings: &mut Findings) {
@@ -76,12 +88,12 @@ impl<'a> Contents<'a> {
 
     fn read(&self, kind: EntryKind, step: &Step<'_>, used: &Use, findings: &mut Findings) {
         let buffer = &self.program.buffers[used.buffer];
-        let held = &self.buffers[used.buffer];
+        let held = &self.held[root(self.program, used.buffer)];
         if !held.valid.covers(&used.region) {
             let lost = held.ever.covers(&used.region);
             let rule = if lost { Rule::ReadAfterOverwritten } else { Rule::ReadBeforeWritten };
             findings.add_at(rule, kind, step, format!("slot {} of `{}`", used.slot, buffer.name));
-        } else if let Some(writer) = held.writers.get(&used.slot) {
+        } else if let Some(writer) = self.writers[used.buffer].get(&used.slot) {
             let reader = Index::of(&used.place, buffer.slots, step);
             if !writer.is_for(&reader) {
                 let facts = format!(
@@ -95,53 +107,51 @@ impl<'a> Contents<'a> {
 
     fn write(&mut self, kind: EntryKind, step: &Step<'_>, used: &Use, findings: &mut Findings) {
         let buffer = &self.program.buffers[used.buffer];
-        if !may_write(kind, buffer.role) {
-            findings.add_at(
-                Rule::WriteForbidden,
-                kind,
-                step,
-                format!("`{}` ({:?})", buffer.name, buffer.role),
-            );
-        }
-        for other in &self.sharers[used.buffer] {
-            self.buffers[*other].valid.remove(&used.region);
-        }
-        let held = &mut self.buffers[used.buffer];
+        let root = root(self.program, used.buffer);
         let region = with_padding(buffer, used);
-        held.valid.add(region);
-        held.ever.add(region);
-        // A place that follows a loop stays in its slot; another may run over the slots behind it.
-        held.writers.retain(|slot, _| !region.meets(&slot_region(buffer, *slot)));
-        held.writers.insert(used.slot, Index::of(&used.place, buffer.slots, step));
+        let met =
+            self.views[used.buffer].iter().filter(|v| bytes_of(&self.program.buffers[**v]).meets(&region));
+        for index in met.chain([&used.buffer]) {
+            let touched = &self.program.buffers[*index];
+            if !may_write(kind, touched.role) {
+                let facts = format!("`{}` ({:?})", touched.name, touched.role);
+                findings.add_at(Rule::WriteForbidden, kind, step, facts);
+            }
+            // A place that follows a loop stays in its slot; another may run over the slots behind it.
+            self.writers[*index].retain(|slot, _| !region.meets(&slot_region(touched, *slot)));
+        }
+        self.writers[used.buffer].insert(used.slot, Index::of(&used.place, buffer.slots, step));
+        for other in &self.sharers[root] {
+            self.held[*other].valid.remove(&used.region);
+        }
+        self.held[root].valid.add(region);
+        self.held[root].ever.add(region);
     }
 
     /// What the runtime reads after the entry must be there.
     pub(crate) fn at_end(&self, entry: &Entry, findings: &mut Findings) {
         let cut_short = longest_accumulation(&entry.body) > MICRO_BATCHES_MAX;
-        for (buffer, held) in self.program.buffers.iter().zip(&self.buffers) {
+        for (index, buffer) in self.program.buffers.iter().enumerate() {
             let slots = match (self.kind, buffer.role) {
                 (EntryKind::Train, Role::Loss) if cut_short => buffer.slots.min(MICRO_BATCHES_MAX),
                 (EntryKind::Train, Role::Loss | Role::GradNorm | Role::Finite) => buffer.slots,
                 (EntryKind::Evaluate, Role::Loss) | (EntryKind::Logits, Role::Logits) => 1,
                 _ => 0,
             };
-            for slot in 0..slots {
-                if !held.valid.covers(&slot_region(buffer, slot)) {
-                    let facts = format!("slot {slot} of `{}` ({:?})", buffer.name, buffer.role);
-                    findings.add(Rule::ResultMissing, self.kind.name(), facts);
-                    break;
-                }
+            let held = &self.held[root(self.program, index)];
+            if let Some(slot) = (0..slots).find(|slot| !held.valid.covers(&slot_region(buffer, *slot))) {
+                let facts = format!("slot {slot} of `{}` ({:?})", buffer.name, buffer.role);
+                findings.add(Rule::ResultMissing, self.kind.name(), facts);
             }
         }
     }
 }
 
 impl Held {
-    fn at_start(buffer: &Buffer) -> Self {
+    fn at_start(buffer: &Buffer, filled: bool) -> Self {
         let mut held = Self::default();
-        if outlives_entries(buffer.role) {
-            let whole = buffer.stride.saturating_mul(buffer.slots - 1) + slot_bytes(buffer);
-            held.valid.add(Region::run(buffer.offset, whole));
+        if filled {
+            held.valid.add(Region::run(buffer.offset, buffer_end(buffer) - buffer.offset));
             held.ever = held.valid.clone();
         }
         held
@@ -160,7 +170,7 @@ fn may_write(kind: EntryKind, role: Role) -> bool {
 /// The bytes written, and the padding behind a slot that is written to its end: whoever reads across slots reads it too.
 fn with_padding(buffer: &Buffer, used: &Use) -> Region {
     let whole = slot_region(buffer, used.slot);
-    let last = used.slot + 1 == buffer.slots;
+    let last = used.slot + 1 == buffer.slots || buffer.within.is_some();
     if used.region == whole && !last { Region::run(whole.start(), buffer.stride) } else { used.region }
 }
 

@@ -39,6 +39,8 @@ pub enum Rule {
     BufferSlots,
     /// What the runtime owns shares no byte with another buffer.
     RuntimeBufferShared,
+    /// A view lies in its buffer, apart from the other views.
+    View,
     /// A parameter names a slot that is its own and has its size.
     ParamSlot,
     /// A table fills a buffer of that role.
@@ -87,6 +89,7 @@ impl Rule {
             Self::BufferMisaligned => "a buffer is not on a 64-byte boundary",
             Self::BufferSlots => "a buffer's slots are wrong",
             Self::RuntimeBufferShared => "bytes that the runtime owns are shared",
+            Self::View => "a view is wrong",
             Self::ParamSlot => "a parameter's slot is wrong",
             Self::TableBuffer => "a table's buffer is wrong",
             Self::LoopNesting => "a loop is nested wrongly",

@@ -1,7 +1,7 @@
 //! Proves a program sane, not knowing how it was made.
 //!
-//! Reads nothing but [`dspc_program`]'s types, so that it cannot share a mistake with the layers that wrote the program. It never
-//! changes a program and never stops at the first fault: [`audit`] returns every [`Finding`], and none means that the following hold.
+//! Reads nothing but [`dspc_program`]'s types, so that it cannot share a mistake with the layers that wrote the program. [`audit`] returns
+//! every [`Finding`], but leaves out a proof where what it rests on does not hold; no finding means that all of the following does.
 //!
 //! - *Memory*: every buffer lies in its arena on a 64-byte boundary; every place, at every turn and micro-batch, lies in its buffer, with
 //!   all the elements that a kernel or a matrix product touches through it; what the runtime owns shares no byte with anything.

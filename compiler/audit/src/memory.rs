@@ -1,8 +1,8 @@
 //! Arenas, buffers, parameters and tables: what can be said without looking at an instruction.
 
-use crate::{Rule, finding::Findings};
+use crate::{Rule, finding::Findings, region::Region};
 use dspc_program::{Buffer, ElementType, FORMAT_VERSION, Program, Role};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 const ALIGNMENT: u64 = 64;
 
@@ -17,7 +17,10 @@ pub(crate) fn check(program: &Program, findings: &mut Findings) {
     for buffer in &program.buffers {
         check_buffer(program, buffer, findings);
     }
-    check_sharing(program, findings);
+    if findings.is_empty() {
+        check_views(program, findings);
+        check_sharing(program, findings);
+    }
     check_params(program, findings);
     check_tables(program, findings);
 }
@@ -85,17 +88,63 @@ pub(crate) fn outlives_entries(role: Role) -> bool {
     }
 }
 
+/// The buffer whose bytes these are: itself, or the one that it is a view of.
+pub(crate) fn root(program: &Program, buffer: usize) -> usize {
+    program.buffers[buffer].within.map_or(buffer, |root| root.0 as usize)
+}
+
+/// The roots whose bytes, or those of a view, mean something from one entry to the next.
+pub(crate) fn roots_that_outlive(program: &Program) -> HashSet<usize> {
+    let outlive = |buffer: &usize| outlives_entries(program.buffers[*buffer].role);
+    (0..program.buffers.len()).filter(outlive).map(|buffer| root(program, buffer)).collect()
+}
+
+/// The elements of all slots, without the gaps. Buffers that passed the first checks do not overflow.
+pub(crate) fn bytes_of(buffer: &Buffer) -> Region {
+    Region::rows(buffer.offset, buffer.slots, slot_bytes(buffer), buffer.stride)
+        .unwrap_or_else(|| Region::run(buffer.offset, slot_bytes(buffer)))
+}
+
 /// Whether two buffers have a byte in common.
 pub(crate) fn share(a: &Buffer, b: &Buffer) -> bool {
-    let empty = slot_bytes(a) == 0 || slot_bytes(b) == 0;
-    a.arena == b.arena && !empty && a.offset < buffer_end(b) && b.offset < buffer_end(a)
+    a.arena == b.arena && bytes_of(a).meets(&bytes_of(b))
+}
+
+fn check_views(program: &Program, findings: &mut Findings) {
+    let mut views: BTreeMap<usize, Vec<&Buffer>> = BTreeMap::new();
+    for buffer in &program.buffers {
+        let Some(within) = buffer.within else { continue };
+        let mut fault = |facts: String| findings.add(Rule::View, &buffer.name, facts);
+        let Some(root) = program.buffers.get(within.0 as usize) else {
+            fault(format!("there is no buffer {}", within.0));
+            continue;
+        };
+        if root.within.is_some() {
+            fault(format!("`{}` is a view itself", root.name));
+        }
+        if root.arena != buffer.arena || root.dtype != buffer.dtype {
+            fault(format!("`{}` is in another arena, or of another type", root.name));
+        }
+        if !bytes_of(root).covers(&bytes_of(buffer)) {
+            fault(format!("it is not inside `{}`", root.name));
+        }
+        let siblings = views.entry(within.0 as usize).or_default();
+        if let Some(other) = siblings.iter().find(|other| share(other, buffer)) {
+            fault(format!("it shares bytes with `{}`", other.name));
+        }
+        siblings.push(buffer);
+    }
 }
 
 fn check_sharing(program: &Program, findings: &mut Findings) {
-    for (index, a) in program.buffers.iter().enumerate() {
-        for b in &program.buffers[index + 1..] {
-            if share(a, b) && (outlives_entries(a.role) || outlives_entries(b.role)) {
-                findings.add(Rule::RuntimeBufferShared, &a.name, format!("`{}` has bytes of it", b.name));
+    let outlive = roots_that_outlive(program);
+    for (a, first) in program.buffers.iter().enumerate() {
+        for (b, second) in program.buffers.iter().enumerate().skip(a + 1) {
+            let (root_a, root_b) = (root(program, a), root(program, b));
+            let lasting = outlive.contains(&root_a) || outlive.contains(&root_b);
+            if lasting && root_a != root_b && share(first, second) {
+                let facts = format!("`{}` has bytes of it", second.name);
+                findings.add(Rule::RuntimeBufferShared, &first.name, facts);
             }
         }
     }

@@ -37,7 +37,26 @@ impl Memory {
         let stride = (elements * 4).next_multiple_of(64);
         let offset = self.arenas[arena as usize].bytes;
         self.arenas[arena as usize].bytes += stride * slots;
-        self.buffers.push(Buffer { name: name.into(), arena, offset, dtype, elements, slots, stride, role });
+        self.buffers.push(Buffer {
+            name: name.into(),
+            arena,
+            offset,
+            dtype,
+            elements,
+            slots,
+            stride,
+            role,
+            within: None,
+        });
+        Place::of(BufferId(self.buffers.len() as u32 - 1))
+    }
+
+    /// A view of all of a buffer's elements, in slots.
+    fn view(&mut self, of: Place, name: &str, slots: u64, role: Role) -> Place {
+        let root = &self.buffers[of.buffer.0 as usize];
+        let elements = root.elements / slots;
+        let view = Buffer { name: name.into(), elements, slots, stride: elements * 4, role, ..root.clone() };
+        self.buffers.push(Buffer { within: Some(of.buffer), ..view });
         Place::of(BufferId(self.buffers.len() as u32 - 1))
     }
 }
@@ -118,9 +137,11 @@ fn sane() -> Program {
     let tokens = memory.add(0, "tokens", i32, ROWS, MICRO, Role::Tokens);
     let targets = memory.add(0, "targets", i32, ROWS, MICRO, Role::Targets);
     let table = memory.add(1, "wte", f32, 5 * WIDTH, 1, Role::Param);
-    let w = memory.add(1, "h.*.weight", f32, WIDTH * WIDTH, LAYERS, Role::Param);
+    let flat = memory.add(1, "flat", f32, LAYERS * WIDTH * WIDTH, 1, inner);
+    let w = memory.view(flat, "h.*.weight", LAYERS, Role::Param);
     let moment = memory.add(2, "h.*.weight.m", f32, WIDTH * WIDTH, LAYERS, Role::Moment);
-    let dw = memory.add(3, "h.*.weight.d", f32, WIDTH * WIDTH, LAYERS, inner);
+    let flat_d = memory.add(3, "flat.d", f32, LAYERS * WIDTH * WIDTH, 1, inner);
+    let dw = memory.view(flat_d, "h.*.weight.d", LAYERS, inner);
     let x = memory.add(4, "x", f32, ROWS * WIDTH, LAYERS + 1, inner);
     let h = memory.add(4, "h", f32, ROWS * WIDTH, 1, inner);
     let a = memory.add(4, "a", f32, ROWS * WIDTH, LAYERS, inner);
@@ -149,10 +170,10 @@ fn sane() -> Program {
     squares.records = Some(EventId(1));
     let mut gather = on(1, "norms", launch(NORM, &[Place::of(flat_norms.buffer), norm]));
     gather.records = Some(EventId(2));
-    let mut adamw = on(0, "adamw", launch(ADAMW, &[dw, norm, w, moment]));
+    let mut adamw = on(0, "adamw", launch(ADAMW, &[flat_d, norm, flat, moment]));
     adamw.waits = vec![EventId(2)];
 
-    let clear = repeat(Over::Turns, LAYERS, false, vec![on(0, "h.*.dw", Action::Zero { at: turn(dw) })]);
+    let clear = on(0, "flat.d", Action::Zero { at: flat_d });
     let step = vec![
         embed.clone(),
         repeat(Over::Turns, LAYERS, false, forward.clone()),
@@ -298,6 +319,11 @@ const MUTATIONS: &[Mutation] = &[
     ("slots closer than they are long", Rule::BufferSlots, |p| buffer(p, "a").stride = 64),
     ("a buffer without slots", Rule::BufferSlots, |p| buffer(p, "h").slots = 0),
     ("scratch on a parameter", Rule::RuntimeBufferShared, |p| { let h = buffer(p, "h"); (h.arena, h.offset) = (1, 64); }),
+    ("a view of no buffer", Rule::View, |p| buffer(p, "h.*.weight").within = Some(BufferId(99))),
+    ("a view of a view", Rule::View, |p| { let view = id(p, "h.*.weight"); buffer(p, "h.*.weight.m").within = Some(view); }),
+    ("a view outside", Rule::View, |p| { let state = id(p, "x"); buffer(p, "h.*.weight").within = Some(state); }),
+    ("a view past the end", Rule::View, |p| buffer(p, "flat").elements -= 1),
+    ("views that overlap", Rule::View, |p| { let other = Buffer { name: "w".into(), ..buffer(p, "h.*.weight").clone() }; p.buffers.push(other); }),
     ("a parameter's slot beyond the last", Rule::ParamSlot, |p| p.params[3].slot = LAYERS),
     ("two parameters of one slot", Rule::ParamSlot, |p| p.params[2].slot = 0),
     ("a parameter of another size", Rule::ParamSlot, |p| p.params[0].dims = vec![6, WIDTH]),
@@ -308,7 +334,7 @@ const MUTATIONS: &[Mutation] = &[
         let inner = on(0, "x", Action::Loop { over: Over::MicroBatches, count: MICRO, reverse: false, body: vec![] });
         p.train.body[0] = repeat(Over::Turns, 1, false, vec![inner]);
     }),
-    ("turns inside turns", Rule::LoopNesting, |p| { let inner = p.train.body[0].clone(); p.train.body[0] = repeat(Over::Turns, 2, false, vec![inner]); }),
+    ("turns inside turns", Rule::LoopNesting, |p| { let inner = p.train.body[2].clone(); p.train.body[2] = repeat(Over::Turns, 2, false, vec![inner]); }),
     ("a loop of no turns", Rule::LoopNesting, |p| *count(p, &[1, 1]) = 0),
     ("a loop of too many turns", Rule::LoopNesting, |p| *count(p, &[1, 1]) = u64::MAX),
     ("fewer micro-batches than planned", Rule::LoopNesting, |p| *count(p, &[1]) = 1),
@@ -336,6 +362,10 @@ const MUTATIONS: &[Mutation] = &[
     ("a norm that nothing computes", Rule::ResultMissing, |p| { p.train.body.truncate(4); }),
     ("a loss that is overwritten", Rule::ResultMissing, |p| { let loss = buffer(p, "loss").offset; buffer(p, "norm").offset = loss; }),
     ("evaluation that trains", Rule::WriteForbidden, |p| { let adamw = p.train.body[5].clone(); p.evaluate.body.push(Instruction { waits: vec![], ..adamw }); }),
+    ("evaluation that clears all parameters", Rule::WriteForbidden, |p| {
+        let at = Place::of(id(p, "flat"));
+        p.evaluate.body.push(on(0, "clear", Action::Zero { at }));
+    }),
     ("a kernel that writes the tokens", Rule::WriteForbidden, |p| { p.kernels[EMBED as usize].operands[0].access = OperandAccess::Update }),
     ("a sum written over its shifted input", Rule::OperandsOverlap, |p| { let x = buffer(p, "x").offset; let h = buffer(p, "a"); h.offset = x + 64; }),
     ("a product over its own factor", Rule::OperandsOverlap, |p| { let c = gemm(p, FORWARD_UP).a; gemm(p, FORWARD_UP).c = c; }),

@@ -251,6 +251,9 @@ pub struct Buffer {
     pub stride: u64,
     /// What the runtime does with it.
     pub role: Role,
+    /// The buffer that it is a view of: one parameter of a flat range. Views of one buffer are apart; a view has no views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<BufferId>,
 }
 
 /// What the runtime itself does with a buffer.

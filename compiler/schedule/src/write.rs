@@ -136,6 +136,7 @@ impl<'a> Memory<'a> {
                 slots: storage.slots,
                 stride: storage.within.map_or(dense, |w| w.stride * size),
                 role: role(&storage.kind),
+                within: storage.within.map(|w| BufferId(w.storage.0)),
             }
         };
         self.kernels.storages.iter().enumerate().map(buffer).collect()
