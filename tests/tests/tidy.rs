@@ -80,12 +80,13 @@ fn metadata() -> Value {
     serde_json::from_slice(&output.stdout).expect("cargo writes JSON")
 }
 
-/// Every crate of ours by short name, with the names of all that it depends on.
+/// Every crate of ours by short name, with the names of all that it depends on. What its tests alone use does not count.
 fn crates() -> BTreeMap<String, Vec<String>> {
     let text = |value: &Value| value.as_str().expect("a name").to_string();
     let of = |package: &Value| {
         let all = package["dependencies"].as_array().expect("a list");
-        (short(&text(&package["name"])), all.iter().map(|d| text(&d["name"])).collect())
+        let built = all.iter().filter(|d| d["kind"] != "dev");
+        (short(&text(&package["name"])), built.map(|d| text(&d["name"])).collect())
     };
     metadata()["packages"].as_array().expect("a list").iter().map(of).collect()
 }

@@ -182,6 +182,7 @@ impl<'a> Elaborator<'a> {
         let Ok(Value::Tensor(loss)) = self.call_definition(call.definition, given, root, call.span) else {
             return;
         };
+        self.rename_derived(loss, "loss".into());
         self.graph.loss = Some(loss);
     }
 

@@ -7,6 +7,8 @@
 
 mod elaborate;
 mod errors;
+#[cfg(test)]
+mod fixture;
 pub mod form;
 pub mod interpret;
 pub mod ir;

@@ -43,7 +43,11 @@ impl std::error::Error for NotTrainable {}
 ///
 /// # Errors
 /// If there is nothing to differentiate.
-pub fn differentiate(graph: Graph, optimizer: Optimizer, clip: Option<f64>) -> Result<TrainGraph, NotTrainable> {
+pub fn differentiate(
+    graph: Graph,
+    optimizer: Optimizer,
+    clip: Option<f64>,
+) -> Result<TrainGraph, NotTrainable> {
     let loss = graph.loss.ok_or(NotTrainable::NoLoss)?;
     let wanted = depends_on_params(&graph);
     if !wanted.contains(&loss) {
@@ -116,4 +120,120 @@ fn spread(steps: &[Step], found: &mut BTreeSet<ValueId>) {
 fn fill_like(graph: &Graph, value: ValueId, number: f64) -> (Arc<Fill>, String) {
     let fill = Arc::new(Fill { value: number, ty: graph.ty(value).clone() });
     (fill, gradient_name(&graph.value(value).name))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::{assert_gradients, gradients, inputs, loss, train};
+
+    /// A model around some lines: `x` is [B, T, 6], and what they leave in `y`, [B, T, 6] as well, meets the targets.
+    fn around(lines: &str) -> String {
+        format!(
+            "model m(tokens: ids[B, T], targets: ids[B, T], width: D, vocab: V) -> loss {{
+               param table: [V, D] ~ normal(1)
+               param head: [D, V] ~ normal(1)
+               x = table[tokens]
+               {lines}
+               cross_entropy(y @ head, targets)
+             }}
+             model = m(width: 6, vocab: data.vocab)"
+        )
+    }
+
+    macro_rules! gradient_of {
+        ($($name:ident: $lines:expr;)*) => {
+            $(#[test]
+            fn $name() {
+                assert_gradients(&around($lines));
+            })*
+        };
+    }
+
+    gradient_of! {
+        embedding_matmul_and_cross_entropy: "y = x";
+        bias: "param b: [D] ~ zeros\n y = x + b";
+        positions: "param p: [9, D] ~ zeros\n y = x + p[0..T]";
+        a_slice_that_starts_late: "param p: [9, D] ~ zeros\n y = x * p[2..T+2]";
+        a_difference_with_a_broadcast: "param b: [T, D] ~ zeros\n y = b - x";
+        a_product_with_a_broadcast: "param b: [D] ~ zeros\n y = b * x";
+        a_quotient: "param b: [D] ~ zeros\n y = x / exp(b)";
+        a_quotient_of_a_broadcast: "param b: [T, D] ~ zeros\n y = b / exp(x)";
+        numbers_with_tensors: "y = (2 - x * 0.3) / 1.5 + 0.1 - 3 * x + 2 / exp(x) - (-x)";
+        layer_norm: "param w: [D] ~ ones\n param b: [D] ~ zeros\n y = layer_norm(x, w, b)";
+        rms_norm: "param w: [D] ~ ones\n y = rms_norm(x, w, eps: 1e-3)";
+        gelu: "y = gelu(x)";
+        gelu_erf: "y = gelu_erf(2 * x)";
+        silu: "y = silu(x * 2)";
+        sigmoid_and_tanh: "y = sigmoid(x) + tanh(x)";
+        relu_and_abs: "y = relu(x) + abs(x)";
+        log_and_sqrt: "y = log(x + 3) * sqrt(x + 2)";
+        a_split_used_whole: "param w: [D, 12] ~ zeros\n a, b = split(x @ w, 2)\n y = a * gelu(b)";
+        a_split_used_in_part: "param w: [D, 18] ~ zeros\n a, b, c = split(x @ w, 3)\n y = a * c";
+        concat: "param w: [12, D] ~ zeros\n y = concat(x, gelu(x)) @ w";
+        concat_of_positions: "param p: [2, D] ~ zeros\n param q: [3, D] ~ zeros\n y = x * concat(p, q, dim: 0)";
+        reshape: "y = reshape(gelu(reshape(x, [B, T, 2, 3])), [B, T, D])";
+        transpose_of_a_value: "param a: [D, 4] ~ zeros\n param b: [D, 4] ~ zeros\n y = (x @ a) @ transpose(b)";
+        transpose_on_its_own: "param a: [4, D] ~ zeros\n y = x @ gelu(transpose(a) @ a)";
+        sums: "y = x * sum(x * x) + x";
+        means: "param w: [5, 6] ~ zeros\n y = x + mean(gelu(x)) * w";
+        a_sum_of_rows: "y = x + reshape(sum(reshape(x, [B, T, D, 1]), last: 1), [B, T, D])";
+        attention: "param w: [D, 18] ~ zeros\n q, k, v = split(x @ w, 3)\n y = attend(q, k, v, heads: 2, mask: causal)";
+        attention_with_a_window: "y = attend(x, gelu(x), x * x, heads: 3, mask: causal & window(2), scale: 0.7)";
+        attention_with_a_predicate: "y = attend(x, gelu(x), x * x, heads: 1, mask: (q, k) => k <= q & q - k < 3 | k == 0)";
+        grouped_attention: "param w: [D, 6] ~ zeros\n k, v = split(x @ w, 2)\n y = attend(x, k, v, heads: 2, kv_heads: 1, mask: causal)";
+        rope: "y = rope(x, heads: 3, base: 100)";
+        dropout: "y = dropout(x, 0.4)";
+        a_value_used_three_times: "a = gelu(x)\n y = a + a * a";
+        a_repeat: "repeat 3 as h {\n param w: [D, D] ~ zeros\n x = x + tanh(x @ w)\n }\n y = x";
+        dropout_in_a_repeat: "repeat 2 as h { x = x + dropout(x, 0.5) }\n y = x";
+        a_tied_weight_in_a_repeat: "param w: [D, D] ~ zeros\n repeat 3 as h { x = x + tanh(x @ w) }\n y = x @ w";
+        a_value_of_outside_in_a_repeat: "a = gelu(x)\n repeat 2 as h { x = tanh(x + a) }\n y = x";
+        two_carried_values: "a = gelu(x)\n repeat 3 as h {\n param w: [D] ~ ones\n b = a\n a = tanh(x * w)\n x = x + b\n }\n y = a + x";
+        a_carried_value_that_ends_unused: "a = gelu(x)\n repeat 3 as h {\n x = x + a\n a = tanh(a)\n }\n y = x";
+        a_repeat_in_a_repeat: "repeat 2 as h { repeat 2 as g {\n param w: [D] ~ ones\n x = tanh(x * w)\n } }\n y = x";
+        two_repeats: "repeat 2 as h {\n param w: [D] ~ ones\n x = tanh(x * w)\n }\n repeat 3 as g {\n param w: [D] ~ ones\n x = gelu(x * w)\n }\n y = x";
+    }
+
+    /// (L(θ + εv) − L(θ − εv)) / 2ε against ⟨∇L, v⟩.
+    fn assert_direction(text: &str) {
+        let train = train(text);
+        let inputs = inputs(&train.graph);
+        let gradients = gradients(&train, &inputs);
+        for seed in 0..3 {
+            let mut numbers = crate::fixture::Numbers(seed);
+            let direction: Vec<Vec<_>> =
+                inputs.params.iter().map(|ts| ts.iter().map(|t| numbers.tensor(&t.dims)).collect()).collect();
+            let at = |h: f64| {
+                let mut moved = inputs.clone();
+                for (ps, vs) in moved.params.iter_mut().zip(&direction) {
+                    for (p, v) in ps.iter_mut().zip(vs) {
+                        p.data.iter_mut().zip(&v.data).for_each(|(p, v)| *p += h * v);
+                    }
+                }
+                loss(&train.graph, &moved)
+            };
+            let h = 1e-4;
+            let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+            let pairs = gradients.iter().flatten().zip(direction.iter().flatten());
+            let product: f64 = pairs.flat_map(|(g, v)| g.data.iter().zip(&v.data)).map(|(g, v)| g * v).sum();
+            let error = (slope - product).abs() / slope.abs();
+            assert!(error < 1e-7, "{product} for {slope}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_small_gpt2() {
+        assert_direction(
+            "use std::gpt2
+             model = gpt2::gpt2(layers: 2, heads: 2, width: 6, vocab: data.vocab, context: data.sequence, dropout: 0.1)",
+        );
+    }
+
+    #[test]
+    fn a_small_llama() {
+        assert_direction(
+            "use std::llama
+             model = llama::llama(layers: 2, heads: 2, kv_heads: 1, width: 8, hidden: 5, vocab: data.vocab)",
+        );
+    }
 }

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod differentiate;
+#[cfg(test)]
+mod fixture;
 pub mod optimizer;
 mod print;
 

@@ -40,7 +40,11 @@ pub(crate) const ROPE: Function = Function {
         if heads.size == 0 || !width.size.is_multiple_of(2 * heads.size) {
             return Err(Misuse::Heads { param: 1, heads, tensor: x });
         }
-        let head = Dim::new(format!("{}/{}", width.name, heads.name), width.size / heads.size);
+        let name = match width.name.strip_suffix(&format!("*{}", heads.name)) {
+            Some(rest) => rest.to_owned(),
+            None => format!("{}/{}", width.name, heads.name),
+        };
+        let head = Dim::new(name, width.size / heads.size);
         let table = ty.with_dims(vec![positions.clone(), head.clone()]);
         let cos = e.table(Table::RopeCos { base }, table.clone());
         let sin = e.table(Table::RopeSin { base }, table);

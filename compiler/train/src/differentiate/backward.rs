@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dspc_graph::ir::{Block, Carried, Def, Graph, GradientBuilder, OpNode, Repeat, RepeatId, Step, ValueId};
+use dspc_graph::ir::{Block, Carried, Def, GradientBuilder, Graph, OpNode, Repeat, RepeatId, Step, ValueId};
 use dspc_graph::ops::{gradient_name, sum_of_gradients};
 
 use super::builder::Builder;
@@ -92,7 +92,8 @@ impl Backward {
         let outside = std::mem::take(&mut self.builder.steps);
         let outer_terms = std::mem::take(&mut self.terms);
 
-        let args: Vec<ValueId> = carried.iter().map(|c| self.repeat_value(c.result, Def::RepeatArg(id))).collect();
+        let args: Vec<ValueId> =
+            carried.iter().map(|c| self.repeat_value(c.result, Def::RepeatArg(id))).collect();
         for (c, arg) in carried.iter().zip(&args) {
             self.contribute(c.result, *arg);
         }
@@ -126,11 +127,25 @@ impl Backward {
         let name = repeat.name.clone();
         let count = repeat.count;
         let mirrors = Some(repeat.id);
-        self.builder.steps.push(Step::Repeat(Repeat { id, name, count, reverse: true, mirrors, carried: backward, body }));
+        self.builder.steps.push(Step::Repeat(Repeat {
+            id,
+            name,
+            count,
+            reverse: true,
+            mirrors,
+            carried: backward,
+            body,
+        }));
     }
 
     /// A value of outside that turns use: its gradient is a sum over the turns, carried from turn to turn.
-    fn accumulate(&mut self, id: RepeatId, value: ValueId, terms: Vec<ValueId>, before: &mut Vec<Step>) -> Carried {
+    fn accumulate(
+        &mut self,
+        id: RepeatId,
+        value: ValueId,
+        terms: Vec<ValueId>,
+        before: &mut Vec<Step>,
+    ) -> Carried {
         let body = std::mem::replace(&mut self.builder.steps, std::mem::take(before));
         let init = self.fill(0.0, value, "");
         *before = std::mem::replace(&mut self.builder.steps, body);

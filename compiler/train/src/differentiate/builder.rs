@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dspc_graph::ir::{Def, Graph, GradientBuilder, Op, OpNode, Step, TensorType, Value, ValueId};
+use dspc_graph::ir::{Def, GradientBuilder, Graph, Op, OpNode, Step, TensorType, Value, ValueId};
 
 /// The graph, and the block of the backward pass being written.
 pub(super) struct Builder {
@@ -53,7 +53,9 @@ impl GradientBuilder for Builder {
         let types: Vec<&TensorType> = inputs.iter().map(|v| self.graph.ty(*v)).collect();
         let types = match op.infer(&types) {
             Ok(types) => types,
-            Err(error) => unreachable!("a gradient rule fits its op, and `{name}` does not: {}", error.message),
+            Err(error) => {
+                unreachable!("a gradient rule fits its op, and `{name}` does not: {}", error.message)
+            }
         };
         let suffixes = op.result_suffixes();
         let outputs: Vec<ValueId> = types

@@ -1,0 +1,134 @@
+//! What the tests here stand on: training graphs from text, random inputs, gradients as numbers.
+
+use dspc_graph::interpret::{Inputs, Tensor, interpret};
+use dspc_graph::ir::{Graph, Param};
+use dspc_graph::{Elaborate, elaborate, ops, verify};
+use dspc_source::{Colour, SourceMap, render_text};
+use dspc_spec::settings::DataFacts;
+
+use crate::{TrainGraph, differentiate};
+
+pub(crate) const BATCH: u64 = 2;
+pub(crate) const SEQUENCE: u64 = 5;
+pub(crate) const VOCAB: usize = 7;
+
+const SETTINGS: &str = "
+data { text: [\"a.txt\"], tokenizer: \"chars\", sequence: 5 }
+optimizer = adamw(lr: 1e-3)
+train { batch: 2, steps: 1 }
+";
+
+/// The verified forward graph of a text; it must be right.
+pub(crate) fn forward(text: &str) -> Graph {
+    let mut sources = SourceMap::default();
+    let text = format!("{}\n{SETTINGS}", text.trim());
+    let id = sources.add("train.dsp", text.clone());
+    let (file, mut found) = dspc_grammar::parse(id, &text);
+    let facts = DataFacts { vocab: Some(VOCAB as u64), ranks: None };
+    let (spec, more) = dspc_spec::check("train", &file, &facts, &ops::builtins(), &mut sources);
+    found.extend(more);
+    let Some(spec) = spec else { panic!("{}", render_text(&found, &sources, Colour::Plain)) };
+    match elaborate(&spec, &sources, BATCH, SEQUENCE, Elaborate { train: true }) {
+        Ok(graph) => {
+            verify(&graph).unwrap();
+            graph
+        }
+        Err(mistakes) => panic!("{}", render_text(&mistakes, &sources, Colour::Plain)),
+    }
+}
+
+/// The verified training graph of a text.
+pub(crate) fn train(text: &str) -> TrainGraph {
+    let optimizer = dspc_spec::settings::Optimizer::AdamW {
+        lr: dspc_spec::settings::Schedule::Constant { lr: 1e-3, warmup: 0 },
+        betas: (0.9, 0.95),
+        eps: 1e-8,
+        weight_decay: 0.1,
+    };
+    let train = differentiate(forward(text), optimizer, Some(1.0)).unwrap();
+    verify(&train.graph).unwrap();
+    train
+}
+
+/// Numbers in ±1 without a pattern: a linear congruence.
+pub(crate) struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    pub fn tensor(&mut self, dims: &[usize]) -> Tensor {
+        Tensor::from_fn(dims, |_| self.next())
+    }
+}
+
+fn param(numbers: &mut Numbers, p: &Param) -> Vec<Tensor> {
+    let dims: Vec<usize> = p.ty.dims.iter().map(|d| d.size as usize).collect();
+    (0..p.turns.unwrap_or(1)).map(|_| numbers.tensor(&dims)).collect()
+}
+
+/// Ids, targets (one of them absent) and parameters.
+pub(crate) fn inputs(graph: &Graph) -> Inputs {
+    let mut numbers = Numbers(17);
+    let dims = [BATCH as usize, SEQUENCE as usize];
+    let tokens = Tensor::from_fn(&dims, |i| (i * 3 % VOCAB) as f64);
+    let targets = Tensor::from_fn(&dims, |i| if i == 3 { -100.0 } else { (i * 5 % VOCAB) as f64 });
+    let params = graph.params.iter().map(|p| param(&mut numbers, p)).collect();
+    Inputs { tokens, targets, inv_targets: 1.0 / 9.0, rng: [11, 0, 4, 6], params }
+}
+
+/// The loss.
+pub(crate) fn loss(graph: &Graph, inputs: &Inputs) -> f64 {
+    interpret(graph, inputs).get(graph.loss.unwrap()).unwrap().data[0]
+}
+
+/// Each parameter's gradient, by turn; zeros where the loss does not depend on it.
+pub(crate) fn gradients(train: &TrainGraph, inputs: &Inputs) -> Vec<Vec<Tensor>> {
+    let results = interpret(&train.graph, inputs);
+    let of_param = |g: &crate::ParamGradient| {
+        let p = train.graph.param(g.param);
+        let at = &inputs.params[g.param.0 as usize];
+        let turn = |t: u64| {
+            let mut sum = Tensor::zeros(&at[t as usize].dims);
+            for value in &g.contributions {
+                let term = match p.turns {
+                    Some(_) => results.get_in(*value, t),
+                    None => results.get(*value),
+                };
+                let term = term.unwrap();
+                assert_eq!(term.dims, sum.dims);
+                sum.data.iter_mut().zip(&term.data).for_each(|(s, x)| *s += x);
+            }
+            sum
+        };
+        (0..p.turns.unwrap_or(1)).map(turn).collect()
+    };
+    train.gradients.iter().map(of_param).collect()
+}
+
+/// Asserts that every gradient element agrees with a central difference of the loss.
+pub(crate) fn assert_gradients(text: &str) {
+    let train = train(text);
+    let inputs = inputs(&train.graph);
+    let gradients = gradients(&train, &inputs);
+    let scale = gradients.iter().flatten().flat_map(|t| &t.data).fold(0.0f64, |m, x| m.max(x.abs()));
+    assert!(scale > 0.0, "every gradient is zero");
+    for (p, turns) in gradients.iter().enumerate() {
+        for (t, gradient) in turns.iter().enumerate() {
+            for i in 0..gradient.data.len() {
+                let at = |h: f64| {
+                    let mut moved = inputs.clone();
+                    moved.params[p][t].data[i] += h;
+                    loss(&train.graph, &moved)
+                };
+                let h = 1e-4;
+                let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+                let error = (slope - gradient.data[i]).abs() / slope.abs().max(scale * 1e-2);
+                let name = &train.graph.params[p].name;
+                assert!(error < 1e-6, "{name} turn {t} element {i}: {} for {slope}", gradient.data[i]);
+            }
+        }
+    }
+}
