@@ -340,7 +340,12 @@ impl Reader<'_> {
     fn unnamed(&mut self, arg: Arg) -> Expr {
         let Some(name) = arg.name else { return arg.value };
         self.mistakes.add(|| {
-            mistakes::unreadable(name.span, &name.value, "a value without a name: only a call names them")
+            mistakes::unreadable(
+                name.span,
+                &name.value,
+                "a value without a name: only a call names them",
+                &[],
+            )
         });
         Expr { kind: ExprKind::Bad, span: name.span.to(arg.value.span) }
     }

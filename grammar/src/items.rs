@@ -42,7 +42,7 @@ impl<'t> Reader<'t> {
             Rule::layer => ItemKind::Layer(self.definition(pair)),
             Rule::model => ItemKind::Model(self.definition(pair)),
             _ => {
-                self.unreadable(&pair, AN_ITEM);
+                self.unreadable_word(&pair, AN_ITEM, &["use", "layer", "model"]);
                 ItemKind::Bad
             }
         };
@@ -183,7 +183,8 @@ impl<'t> Reader<'t> {
         let name = self.name(&first);
         let Some(list) = parts.next() else { return Some(ParamType::Value(name)) };
         if name.value != "ids" {
-            self.mistakes.add(|| mistakes::unreadable(name.span, &name.value, "`ids[…]`, `[…]` or a name"));
+            self.mistakes
+                .add(|| mistakes::unreadable(name.span, &name.value, "`ids[…]`, `[…]` or a name", &["ids"]));
         }
         Some(ParamType::Ids(self.dims(list)))
     }
@@ -210,7 +211,8 @@ impl<'t> Reader<'t> {
                 ExprKind::Bad => {}
                 _ => {
                     let found = self.written(arg.value.span);
-                    self.mistakes.add(|| mistakes::unreadable(arg.value.span, found, "dims: `[B, T, D]`"));
+                    self.mistakes
+                        .add(|| mistakes::unreadable(arg.value.span, found, "dims: `[B, T, D]`", &[]));
                 }
             }
         }
@@ -332,10 +334,16 @@ impl<'t> Reader<'t> {
     }
 
     fn result_statement(&mut self, pair: Pair<'_, Rule>) -> StatementKind {
+        let line = pair.clone();
         let mut value = None;
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::value => value = Some(self.value(part)),
+                // `parm w: [D]` begins like a value: what was meant is told by its first word.
+                _ if begins_like_a_keyword(value.as_ref(), part.as_str()) => {
+                    self.unreadable_word(&line, A_STATEMENT, &["param", "repeat"]);
+                    value = None;
+                }
                 _ => value = Some(self.leftover(value, &part, A_NEW_LINE)),
             }
         }
@@ -359,21 +367,31 @@ impl<'t> Reader<'t> {
     /// Reports what was left over; the value it follows cannot be trusted, so nothing more is said of it.
     pub(crate) fn leftover(&mut self, value: Option<Expr>, tail: &Pair<'_, Rule>, expected: &str) -> Expr {
         let span = self.span(tail);
-        self.unreadable(tail, if value.is_some() { expected } else { "a value" });
+        match &value {
+            // It was reported already, and what follows is most likely its other half.
+            Some(Expr { kind: ExprKind::Bad, .. }) => {}
+            Some(_) => self.unreadable(tail, expected),
+            None => self.unreadable(tail, "a value"),
+        }
         Expr { kind: ExprKind::Bad, span: value.map_or(span, |value| value.span.to(span)) }
     }
 
     /// Reports the pair's text, unless something in it was reported already.
     pub(crate) fn unreadable(&mut self, pair: &Pair<'_, Rule>, expected: &str) {
+        self.unreadable_word(pair, expected, &[]);
+    }
+
+    /// The same where the first word may be a slip for one of a few.
+    fn unreadable_word(&mut self, pair: &Pair<'_, Rule>, expected: &str, words: &[&'static str]) {
         let span = self.span(pair);
         if pair.as_str().bytes().any(|byte| byte == HOLE) {
             return;
         }
         let found = self.written(span);
         // The line it begins on is enough to show.
-        let end = found.find('\n').map_or(span.end, |length| span.start + length as u32);
-        let shown = Span { end, ..span };
-        self.mistakes.add(|| mistakes::unreadable(shown, found, expected));
+        let end =
+            found.find('\n').map_or(span.end, |length| span.start + found[..length].trim_end().len() as u32);
+        self.mistakes.add(|| mistakes::unreadable(Span { end, ..span }, found, expected, words));
     }
 
     /// Reports that something is not there; stands for it.
@@ -409,4 +427,10 @@ fn into_dims(mut dims: Vec<Expr>, span: Span) -> Dims {
         dims.remove(0);
     }
     Dims { leading, dims, span }
+}
+
+/// A lone name with another word after it.
+fn begins_like_a_keyword(value: Option<&Expr>, rest: &str) -> bool {
+    let is_name = matches!(value, Some(Expr { kind: ExprKind::Path(path), .. }) if path.segments.len() == 1);
+    is_name && rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }

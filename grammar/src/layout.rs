@@ -146,10 +146,10 @@ impl Scan<'_> {
                 _ => at += 1,
             }
         }
-        let end = start + self.text[start..at].trim_end().len();
+        let end = start + unclosed_string(&self.text[start..at]);
         self.shadow[start..end].fill(HOLE);
         self.mistakes.add(|| mistakes::string_not_closed(self.file, self.text, start, end));
-        at
+        end
     }
 
     /// Makes a hole of a run of control characters.
@@ -162,6 +162,24 @@ impl Scan<'_> {
         self.mistakes.add(|| mistakes::control_characters(self.file, self.text, start, start + run));
         start + run
     }
+}
+
+/// How much of the rest of a line an unclosed string takes: all but the commas and closing brackets at the end that
+/// nothing in it opens. They are most likely what should have followed the string.
+fn unclosed_string(rest: &str) -> usize {
+    let mut surplus = [(')', '('), (']', '['), ('}', '{')]
+        .map(|(close, open)| (close, rest.matches(close).count().saturating_sub(rest.matches(open).count())));
+    let mut kept = rest.trim_end();
+    while let Some(last) = kept.chars().next_back() {
+        let closes = surplus.iter_mut().find(|(close, count)| *close == last && *count > 0);
+        match (last, closes) {
+            (',', _) => {}
+            (_, Some((_, count))) => *count -= 1,
+            _ => break,
+        }
+        kept = kept[..kept.len() - 1].trim_end();
+    }
+    kept.len()
 }
 
 fn line_end(text: &str, start: usize) -> usize {

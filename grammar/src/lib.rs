@@ -38,7 +38,9 @@ pub fn parse(file: FileId, text: &str) -> (ast::File, Vec<Diagnostic>) {
             let at = match error.location {
                 pest::error::InputLocation::Pos(at) | pest::error::InputLocation::Span((at, _)) => at,
             };
-            reader.mistakes.add(|| mistakes::unreadable(Span::new(file, at, at), &text[at..], "an item"));
+            reader
+                .mistakes
+                .add(|| mistakes::unreadable(Span::new(file, at, at), &text[at..], "an item", &[]));
             vec![]
         }
     };

@@ -38,17 +38,22 @@ impl Mistakes {
     }
 }
 
-/// E0001. Text where something else, or nothing, belongs.
-pub(crate) fn unreadable(span: Span, found: &str, expected: &str) -> Diagnostic {
-    let shown = first_word(found);
-    let mistake = Diagnostic::error(
-        "E0001",
-        format!("cannot read `{shown}` here"),
-        span,
-        format!("expected {expected}"),
-    );
+/// E0001. Text where something else, or nothing, belongs; its first word may be a slip for one of `words`.
+pub(crate) fn unreadable(span: Span, found: &str, expected: &str, words: &[&'static str]) -> Diagnostic {
+    let first = first_word(found);
+    let title = format!("cannot read `{first}` here");
+    let mistake = Diagnostic::error("E0001", title, span, format!("expected {expected}"));
+    if let Some(word) = dspc_source::nearest(&first, words.iter().copied()) {
+        let place = Span { end: span.start + first.len() as u32, ..span };
+        return mistake.help(format!("did you mean `{word}`?")).patch(place, word);
+    }
+    let is_word = found.starts_with(|c: char| c.is_alphanumeric() || "_\"([".contains(c));
     match advice(found) {
         Some(text) => mistake.help(text),
+        None if is_word && expected == crate::items::A_COMMA => {
+            let before = Span { end: span.start, ..span };
+            mistake.help("put a comma between the two").patch(before, ", ")
+        }
         None => mistake,
     }
 }

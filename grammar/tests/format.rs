@@ -1,5 +1,7 @@
 //! The formatter: what it writes, that it keeps the tree and every comment, and that twice is once.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod corpus;
 
 use dspc_grammar::{format, parse, print_tree};

