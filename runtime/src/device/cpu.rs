@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Builder, at, instruction, launch, repeat};
     use dspc_program::{
-        Action, Arg, ElementType::F32, ElementType::I32, Entry, Gemm, Matrix, Over, Place, Role,
+        Action, Arg, ElementType::F32, ElementType::I32, Entry, Epilogue, Gemm, Matrix, Over, Place, Role,
     };
 
     fn device(builder: &Builder, threads: usize) -> Cpu {
@@ -290,7 +290,11 @@ mod tests {
             b: w,
             c,
             accumulate: true,
-            epilogue: epilogue.then(|| (double, vec![Arg::At(c.at)])),
+            epilogue: epilogue.then(|| Epilogue {
+                kernel: double,
+                args: vec![Arg::At(c.at)],
+                rows_per_item: 1,
+            }),
         };
         b.program.train.body = vec![instruction(Action::Gemm(gemm))];
         let mut d = device(&b, threads);

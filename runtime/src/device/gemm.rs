@@ -28,8 +28,8 @@ pub(super) struct Side {
 #[derive(Debug)]
 pub(super) struct Epilogue {
     pub(super) launch: LaunchCall,
-    /// Items of a row, where items follow rows.
-    pub(super) items_per_row: Option<i64>,
+    /// Rows of c that one of its items covers: blocks of rows begin at multiples of it.
+    pub(super) rows_per_item: usize,
 }
 
 /// `c = a · b [+ c]`, then the epilogue.
@@ -55,23 +55,23 @@ impl GemmCall {
             accumulate: self.accumulate,
         };
         let bound = self.epilogue.as_ref().map(|e| (e.launch.bind(counters, values), e));
-        let grid = Grid::new(self.m, self.n, self.k, pool.threads());
-        let fused = bound
-            .as_ref()
-            .and_then(|(launch, e)| Some((launch, e.items_per_row?)))
-            .filter(|_| grid.cols == 1);
+        let rows_per_item = self.epilogue.as_ref().map_or(1, |e| e.rows_per_item);
+        let unit = UNIT.next_multiple_of(rows_per_item);
+        let block = ROWS.next_multiple_of(rows_per_item);
+        let grid = Grid::new((self.m, unit), self.n, self.k, pool.threads());
+        let fused = bound.as_ref().filter(|_| grid.cols == 1);
         pool.run(grid.rows * grid.cols, &|part| {
             let (row, col) = (part / grid.cols, part % grid.cols);
-            let (rows, cols) = (range(self.m, row, grid.rows), range(self.n, col, grid.cols));
+            let (rows, cols) = (range(self.m, unit, row, grid.rows), range(self.n, UNIT, col, grid.cols));
             let mut begin = rows.0;
             while begin < rows.1 {
                 // The last block takes a remainder that would be thinner than a unit.
-                let end = if rows.1 - begin < ROWS + UNIT { rows.1 } else { begin + ROWS };
+                let end = if rows.1 - begin < block + UNIT { rows.1 } else { begin + block };
                 // SAFETY: the matrices were checked to lie in the arenas; blocks of c are disjoint, and the schedule orders this
                 // product after what it reads.
                 unsafe { operands.block((begin, end), cols, self.k) };
-                if let Some((launch, per_row)) = fused {
-                    launch.call(begin as i64 * per_row, end as i64 * per_row);
+                if let Some((launch, _)) = fused {
+                    launch.call((begin / rows_per_item) as i64, end.div_ceil(rows_per_item) as i64);
                 }
                 begin = end;
             }
@@ -92,10 +92,10 @@ struct Grid {
 
 impl Grid {
     /// Rows first, since they keep the epilogue in cache; columns for the threads that are left.
-    fn new(m: usize, n: usize, k: usize, threads: usize) -> Self {
+    fn new((m, unit): (usize, usize), n: usize, k: usize, threads: usize) -> Self {
         let worth = (m * n).saturating_mul(k) / WORTH;
         let parts = threads.min(worth).max(1);
-        let (units_m, units_n) = ((m / UNIT).max(1), (n / UNIT).max(1));
+        let (units_m, units_n) = ((m / unit).max(1), (n / UNIT).max(1));
         let best = (1..=parts.min(units_m))
             .map(|rows| Grid { rows, cols: (parts / rows).clamp(1, units_n) })
             .min_by_key(|grid| {
@@ -107,9 +107,9 @@ impl Grid {
 }
 
 /// Part `i` of `parts` of a length, in whole units; the last takes the remainder.
-fn range(length: usize, i: usize, parts: usize) -> (usize, usize) {
-    let units = length / UNIT;
-    let edge = |i: usize| if i == parts { length } else { units * i / parts * UNIT };
+fn range(length: usize, unit: usize, i: usize, parts: usize) -> (usize, usize) {
+    let units = length / unit;
+    let edge = |i: usize| if i == parts { length } else { units * i / parts * unit };
     (edge(i), edge(i + 1))
 }
 

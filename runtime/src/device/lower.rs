@@ -111,9 +111,13 @@ impl<'a> Lowering<'a> {
         let b = self.side(&gemm.b, gemm.k, gemm.n)?;
         let c = self.side(&gemm.c, gemm.m, gemm.n)?;
         let epilogue = match &gemm.epilogue {
-            Some((kernel, args)) => {
-                let launch = self.launch(*kernel, args)?;
-                Some(Epilogue { items_per_row: items_per_row(launch.items, gemm.m, gemm.n), launch })
+            Some(epilogue) => {
+                let launch = self.launch(epilogue.kernel, &epilogue.args)?;
+                let rows_per_item = size(epilogue.rows_per_item)?.max(1);
+                if launch.items as u64 != gemm.m.div_ceil(rows_per_item as u64) {
+                    return Err("an epilogue whose items are not the product's rows".into());
+                }
+                Some(Epilogue { launch, rows_per_item })
             }
             None => None,
         };
@@ -181,17 +185,4 @@ fn span(rows: u64, cols: u64, stride: u64) -> Option<u64> {
         return Some(0);
     }
     (rows - 1).checked_mul(stride)?.checked_add(cols)
-}
-
-/// How an epilogue's items follow the rows of the product, if they do: one a row, or one an element.
-/// Others (chunks of rows) run after the whole product.
-fn items_per_row(items: i64, m: u64, n: u64) -> Option<i64> {
-    let (m, n) = (i64::try_from(m).ok()?, i64::try_from(n).ok()?);
-    if items == m {
-        Some(1)
-    } else if Some(items) == m.checked_mul(n) {
-        Some(n)
-    } else {
-        None
-    }
 }
