@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ir::{Block, Def, Graph, Input, ParamId, Repeat, Step, Table, ValueId};
+use crate::ir::{Block, Def, Graph, Input, Repeat, Step, Table, ValueId};
 
 /// A tensor in f64, row-major; ids and flags are whole numbers in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,7 +56,7 @@ pub struct Inputs {
     pub inv_targets: f64,
     /// `[seed low, seed high, step, first sample]`
     pub rng: [u32; 4],
-    /// By [`ParamId`]; one tensor a turn, one in all outside a repeat.
+    /// By [`crate::ir::ParamId`]; one tensor a turn, one in all outside a repeat.
     pub params: Vec<Vec<Tensor>>,
 }
 
@@ -75,6 +75,50 @@ impl Results {
     /// A value of one turn of the repeat it belongs to.
     pub fn get_in(&self, value: ValueId, turn: u64) -> Option<&Tensor> {
         self.values.get(&(value, Some(turn)))
+    }
+}
+
+impl Results {
+    /// A value as an op of this turn (or of no repeat) reads it: inputs, parameters and tables too.
+    ///
+    /// # Panics
+    /// Where no run wrote it.
+    pub fn operand(&self, graph: &Graph, inputs: &Inputs, value: ValueId, turn: Option<u64>) -> Tensor {
+        match &graph.value(value).def {
+            Def::Input(input) => input_tensor(inputs, *input, turn),
+            Def::Param(param) => {
+                let turns = &inputs.params[param.0 as usize];
+                let at = graph.param(*param).turns.and(turn).unwrap_or(0);
+                turns[at as usize].clone()
+            }
+            Def::Table(table) => {
+                let dims: Vec<usize> = graph.ty(value).dims.iter().map(|d| d.size as usize).collect();
+                evaluate_table(table, &dims)
+            }
+            Def::Op | Def::RepeatArg(_) | Def::RepeatOut(_) => {
+                let of_turn = turn.and_then(|t| self.get_in(value, t));
+                match of_turn.or_else(|| self.get(value)) {
+                    Some(tensor) => tensor.clone(),
+                    None => unreachable!(
+                        "a verified graph writes `{}` before it is read",
+                        graph.value(value).name
+                    ),
+                }
+            }
+        }
+    }
+}
+
+fn input_tensor(inputs: &Inputs, input: Input, turn: Option<u64>) -> Tensor {
+    match input {
+        Input::Tokens => inputs.tokens.clone(),
+        Input::Targets => inputs.targets.clone(),
+        Input::InvTargets => Tensor::scalar(inputs.inv_targets),
+        Input::Rng => {
+            let mut words: Vec<f64> = inputs.rng.iter().map(|w| f64::from(*w)).collect();
+            words.push(turn.unwrap_or(0) as f64);
+            Tensor { dims: vec![words.len()], data: words }
+        }
     }
 }
 
@@ -126,46 +170,7 @@ impl Machine<'_> {
     }
 
     fn read(&self, value: ValueId, turn: Option<u64>) -> Tensor {
-        match &self.graph.value(value).def {
-            Def::Input(input) => self.input(*input, turn),
-            Def::Param(param) => self.param(*param, turn).clone(),
-            Def::Table(table) => evaluate_table(table, &self.dims(value)),
-            Def::Op | Def::RepeatArg(_) | Def::RepeatOut(_) => {
-                let of_turn = turn.and_then(|t| self.results.get_in(value, t));
-                match of_turn.or_else(|| self.results.get(value)) {
-                    Some(tensor) => tensor.clone(),
-                    None => unreachable!(
-                        "a verified graph writes `{}` before it is read",
-                        self.graph.value(value).name
-                    ),
-                }
-            }
-        }
-    }
-
-    fn input(&self, input: Input, turn: Option<u64>) -> Tensor {
-        match input {
-            Input::Tokens => self.inputs.tokens.clone(),
-            Input::Targets => self.inputs.targets.clone(),
-            Input::InvTargets => Tensor::scalar(self.inputs.inv_targets),
-            Input::Rng => {
-                let mut words: Vec<f64> = self.inputs.rng.iter().map(|w| f64::from(*w)).collect();
-                words.push(turn.unwrap_or(0) as f64);
-                Tensor { dims: vec![words.len()], data: words }
-            }
-        }
-    }
-
-    fn param(&self, param: ParamId, turn: Option<u64>) -> &Tensor {
-        let turns = &self.inputs.params[param.0 as usize];
-        match self.graph.param(param).turns {
-            Some(_) => &turns[turn.unwrap_or(0) as usize],
-            None => &turns[0],
-        }
-    }
-
-    fn dims(&self, value: ValueId) -> Vec<usize> {
-        self.graph.ty(value).dims.iter().map(|d| d.size as usize).collect()
+        self.results.operand(self.graph, self.inputs, value, turn)
     }
 }
 

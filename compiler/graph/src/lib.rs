@@ -23,6 +23,7 @@ pub mod rowfn;
 mod verify;
 
 pub use elaborate::{Elaborate, elaborate};
+pub use ops::builtins;
 pub use print::{print_block, print_graph, print_params};
 pub use prune::prune;
 

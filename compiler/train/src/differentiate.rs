@@ -124,7 +124,7 @@ fn fill_like(graph: &Graph, value: ValueId, number: f64) -> (Arc<Fill>, String) 
 
 #[cfg(test)]
 mod tests {
-    use crate::fixture::{assert_gradients, gradients, inputs, loss, train};
+    use crate::fixture::{assert_right, gradients, inputs, loss, train};
 
     /// A model around some lines: `x` is [B, T, 6], and what they leave in `y`, [B, T, 6] as well, meets the targets.
     fn around(lines: &str) -> String {
@@ -144,7 +144,7 @@ mod tests {
         ($($name:ident: $lines:expr;)*) => {
             $(#[test]
             fn $name() {
-                assert_gradients(&around($lines));
+                assert_right(&around($lines));
             })*
         };
     }
@@ -192,6 +192,47 @@ mod tests {
         a_carried_value_that_ends_unused: "a = gelu(x)\n repeat 3 as h {\n x = x + a\n a = tanh(a)\n }\n y = x";
         a_repeat_in_a_repeat: "repeat 2 as h { repeat 2 as g {\n param w: [D] ~ ones\n x = tanh(x * w)\n } }\n y = x";
         two_repeats: "repeat 2 as h {\n param w: [D] ~ ones\n x = tanh(x * w)\n }\n repeat 3 as g {\n param w: [D] ~ ones\n x = gelu(x * w)\n }\n y = x";
+    }
+
+    #[test]
+    fn a_repeat_is_its_turns_one_after_the_other() {
+        let rolled = train(&around(
+            "repeat 2 as h {\n param w: [D, D] ~ zeros\n param b: [D] ~ zeros\n x = x + tanh(x @ w + b)\n }\n y = x",
+        ));
+        let unrolled = train(&around(
+            "param w0: [D, D] ~ zeros\n param w1: [D, D] ~ zeros\n param b0: [D] ~ zeros\n param b1: [D] ~ zeros
+             x = x + tanh(x @ w0 + b0)\n y = x + tanh(x @ w1 + b1)",
+        ));
+        let (a, b) = (inputs(&rolled.graph), inputs(&unrolled.graph));
+        assert_eq!(loss(&rolled.graph, &a), loss(&unrolled.graph, &b));
+        let flat = |g: Vec<Vec<dspc_graph::interpret::Tensor>>| g.into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(flat(gradients(&rolled, &a)), flat(gradients(&unrolled, &b)));
+    }
+
+    #[test]
+    fn a_tied_weight_has_two_contributions_outside_repeats() {
+        let train = train(
+            "use std::gpt2\nmodel = gpt2::gpt2(layers: 2, heads: 2, width: 6, vocab: data.vocab, context: data.sequence)",
+        );
+        let wte = train.graph.params.iter().position(|p| p.name == "wte").unwrap();
+        assert_eq!(train.gradients[wte].contributions.len(), 2);
+        assert!(train.gradients[wte].decay);
+    }
+
+    #[test]
+    fn a_backward_repeat_goes_from_the_last_turn_to_the_first() {
+        let train = train(&around("repeat 3 as h { x = tanh(x) }\n y = x"));
+        let repeats: Vec<_> = train
+            .graph
+            .body
+            .steps
+            .iter()
+            .filter_map(|s| match s {
+                dspc_graph::ir::Step::Repeat(r) => Some((r.id, r.reverse, r.mirrors)),
+                dspc_graph::ir::Step::Op(_) => None,
+            })
+            .collect();
+        assert_eq!(repeats, [(repeats[0].0, false, None), (repeats[1].0, true, Some(repeats[0].0))]);
     }
 
     /// (L(θ + εv) − L(θ − εv)) / 2ε against ⟨∇L, v⟩.

@@ -1,8 +1,9 @@
 //! What the tests here stand on: training graphs from text, random inputs, gradients as numbers.
 
+use dspc_graph::form::Form;
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
-use dspc_graph::ir::{Graph, Param};
-use dspc_graph::{Elaborate, elaborate, ops, verify};
+use dspc_graph::ir::{Graph, OpNode, Param, Step, ValueId};
+use dspc_graph::{Elaborate, elaborate, evaluate_row_fn, ops, verify};
 use dspc_source::{Colour, SourceMap, render_text};
 use dspc_spec::settings::DataFacts;
 
@@ -108,10 +109,50 @@ pub(crate) fn gradients(train: &TrainGraph, inputs: &Inputs) -> Vec<Vec<Tensor>>
     train.gradients.iter().map(of_param).collect()
 }
 
-/// Asserts that every gradient element agrees with a central difference of the loss.
-pub(crate) fn assert_gradients(text: &str) {
+/// Asserts that the row function of every op yields what the op's own f64 meaning yields.
+fn assert_row_functions(train: &TrainGraph, inputs: &Inputs) {
+    let results = interpret(&train.graph, inputs);
+    for step in &train.graph.body.steps {
+        match step {
+            Step::Op(node) => {
+                assert_row_function(&train.graph, node, &|v| results.operand(&train.graph, inputs, v, None))
+            }
+            Step::Repeat(repeat) => {
+                for (turn, step) in
+                    (0..repeat.count).flat_map(|t| repeat.body.steps.iter().map(move |s| (t, s)))
+                {
+                    let Step::Op(node) = step else { continue };
+                    assert_row_function(&train.graph, node, &|v| {
+                        results.operand(&train.graph, inputs, v, Some(turn))
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn assert_row_function(graph: &Graph, node: &OpNode, operand: &dyn Fn(ValueId) -> Tensor) {
+    let types = |values: &[ValueId]| values.iter().map(|v| graph.ty(*v).clone()).collect::<Vec<_>>();
+    let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+    let form = node.op.form(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>());
+    let Form::Row(f) = form else { return };
+    let operands: Vec<Tensor> = node.inputs.iter().map(|v| operand(*v)).collect();
+    let operands: Vec<&Tensor> = operands.iter().collect();
+    let (expected, found) = (node.op.evaluate(&operands), evaluate_row_fn(&f, &operands));
+    for ((e, f), ty) in expected.iter().zip(&found).zip(&outputs) {
+        assert_eq!(e.data.len() as u64, ty.elements());
+        assert_eq!(e.data.len(), f.data.len(), "{}", node.op.name());
+        for (e, f) in e.data.iter().zip(&f.data) {
+            assert!((e - f).abs() <= 1e-12 * (1.0 + e.abs()), "{}: {f} for {e}", node.op.name());
+        }
+    }
+}
+
+/// Asserts that every gradient element agrees with a central difference of the loss, and every row function with its op.
+pub(crate) fn assert_right(text: &str) {
     let train = train(text);
     let inputs = inputs(&train.graph);
+    assert_row_functions(&train, &inputs);
     let gradients = gradients(&train, &inputs);
     let scale = gradients.iter().flatten().flat_map(|t| &t.data).fold(0.0f64, |m, x| m.max(x.abs()));
     assert!(scale > 0.0, "every gradient is zero");
