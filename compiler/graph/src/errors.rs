@@ -52,28 +52,6 @@ impl From<ShapeMismatch> for Diagnostic {
     }
 }
 
-/// E0402. A dim's name that nothing gives a size.
-pub(crate) struct UnknownDim {
-    pub name: String,
-    pub span: Span,
-    pub known: Vec<String>,
-    pub nearest: Option<String>,
-}
-
-impl From<UnknownDim> for Diagnostic {
-    fn from(e: UnknownDim) -> Self {
-        let title = format!("nothing says how large `{}` is", e.name);
-        let mut d = Diagnostic::error("E0402", title, e.span, "no size has this name here");
-        if !e.known.is_empty() {
-            d = d.note(format!("known here: {}", e.known.join(", ")));
-        }
-        match e.nearest {
-            Some(nearest) => d.help(format!("did you mean `{nearest}`?")).patch(e.span, nearest),
-            None => d.help(format!("take it as a parameter, as in `size: {}`", e.name)),
-        }
-    }
-}
-
 /// E0403. A width is no multiple of the heads.
 pub(crate) struct HeadsDoNotDivide {
     pub heads: Dim,
@@ -88,7 +66,8 @@ impl From<HeadsDoNotDivide> for Diagnostic {
     fn from(e: HeadsDoNotDivide) -> Self {
         let (heads, width) = (e.heads.size, e.width.size);
         let unit = if e.halves { 2 * heads } else { heads };
-        let title = format!("{heads} heads do not divide a width of {width}");
+        let halves = if e.halves { " of two halves" } else { "" };
+        let title = format!("{heads} heads{halves} do not divide a width of {width}");
         let mut d =
             with_places(Diagnostic::error("E0403", title, e.call, "the heads are cut here"), e.places);
         if e.halves {
@@ -111,6 +90,7 @@ pub(crate) struct SizeNotWhole {
     pub value: f64,
     pub span: Span,
     pub places: Vec<Place>,
+    /// `T / 3 = 64 / 3`
     pub parts: Option<String>,
 }
 
@@ -219,20 +199,6 @@ impl From<TooLarge> for Diagnostic {
     }
 }
 
-/// E0410. A body does not end in an expression.
-pub(crate) struct NoResult {
-    pub definition: String,
-    pub name: Span,
-}
-
-impl From<NoResult> for Diagnostic {
-    fn from(e: NoResult) -> Self {
-        let title = format!("`{}` has no result", e.definition);
-        Diagnostic::error("E0410", title, e.name, "its body ends without an expression")
-            .help("end the body with the value it yields, on a line of its own")
-    }
-}
-
 /// E0411. The model does not end in a loss.
 pub(crate) struct NoLoss {
     pub model: String,
@@ -299,54 +265,18 @@ impl From<BadArguments> for Diagnostic {
     }
 }
 
-/// E0415. A name that stands for nothing here.
-pub(crate) struct UnknownName {
-    pub name: String,
-    pub span: Span,
-    pub nearest: Option<String>,
-}
-
-impl From<UnknownName> for Diagnostic {
-    fn from(e: UnknownName) -> Self {
-        let d =
-            Diagnostic::error("E0415", format!("`{}` is not known here", e.name), e.span, "not bound before");
-        match e.nearest {
-            Some(nearest) => d.help(format!("did you mean `{nearest}`?")).patch(e.span, nearest),
-            None => d,
-        }
-    }
-}
-
-/// E0416. Definitions that call each other without end.
-pub(crate) struct EndlessCalls {
-    pub definition: String,
-    pub call: Span,
-}
-
-impl From<EndlessCalls> for Diagnostic {
-    fn from(e: EndlessCalls) -> Self {
-        let title = format!("`{}` calls itself", e.definition);
-        Diagnostic::error(
-            "E0416",
-            title,
-            e.call,
-            "this call is inside its own body, or in that of one it calls",
-        )
-        .help("say how often with `repeat`")
-    }
-}
-
 /// E0417. A value that an argument may not have.
 pub(crate) struct OutOfRange {
     pub function: &'static str,
     pub param: &'static str,
     pub message: String,
     pub span: Span,
+    pub said: Option<Place>,
 }
 
 impl From<OutOfRange> for Diagnostic {
     fn from(e: OutOfRange) -> Self {
         let title = format!("`{}` of `{}` {}", e.param, e.function, e.message);
-        Diagnostic::error("E0417", title, e.span, "here")
+        with_places(Diagnostic::error("E0417", title, e.span, "here"), e.said.into_iter().collect())
     }
 }

@@ -7,10 +7,7 @@ use dspc_spec::body::{
 
 use super::values::{Number, Value};
 use super::{DEPTH_MAX, Elaborator, Frame, Outcome, Reported, join};
-use crate::errors::{
-    ArgumentDims, BadArguments, EndlessCalls, NoLoss, NoResult, Place, ResultDiffers, WrongKind, origin,
-    shown,
-};
+use crate::errors::{ArgumentDims, BadArguments, NoLoss, Place, ResultDiffers, WrongKind, origin, shown};
 use crate::ir::{DType, Dim, Input, TensorType};
 use crate::ops::Emit;
 
@@ -75,8 +72,9 @@ impl Elaborator<'_> {
     ) -> Outcome<Value> {
         let spec = self.spec;
         let Some(definition) = spec.definitions.get(id.0 as usize) else { return Err(Reported) };
+        // The checker has reported circles; the limit guards against what it might not see.
         if self.calls.iter().any(|(caller, _)| *caller == id) || self.calls.len() >= DEPTH_MAX {
-            return self.report(EndlessCalls { definition: definition.name.value.clone(), call: span });
+            return Err(Reported);
         }
         let mut frame = Frame {
             path: paths.0,
@@ -99,10 +97,8 @@ impl Elaborator<'_> {
             Body::Alias(expr) => Ok((self.eval(expr, frame)?, expr.span)),
             Body::Block(statements) => match self.statements(statements, frame)? {
                 Some(result) => Ok(result),
-                None => {
-                    let name = definition.name.clone();
-                    self.report(NoResult { definition: name.value, name: name.span })
-                }
+                // The checker has reported it.
+                None => Err(Reported),
             },
         }
     }

@@ -1,23 +1,16 @@
 //! Dims: sizes from expressions, names bound by tensors, both places of a disagreement.
 
-use dspc_source::{Span, nearest};
+use dspc_source::Span;
 use dspc_spec::body::{Dims, Expr, ExprKind};
 
 use super::values::{Number, Value};
 use super::{Elaborator, Frame, Outcome};
-use crate::errors::{Place, SizeNotWhole, UnknownDim, WrongKind, origin};
+use crate::errors::{Place, SizeNotWhole, WrongKind, origin};
 use crate::ir::Dim;
 
 impl Elaborator<'_> {
     /// The size that an expression is.
     pub(super) fn size(&mut self, expr: &Expr, frame: &mut Frame) -> Outcome<Dim> {
-        if let ExprKind::Local(name) = &expr.kind
-            && !frame.names.contains_key(name)
-        {
-            let known: Vec<String> = sizes_in_scope(frame);
-            let near = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
-            return self.report(UnknownDim { name: name.clone(), span: expr.span, known, nearest: near });
-        }
         match self.eval(expr, frame)? {
             Value::Number(number) => self.number_as_size(&number, expr.span),
             Value::Bad => Err(super::Reported),
@@ -44,7 +37,8 @@ impl Elaborator<'_> {
             format!("{} / {} = {} / {}", d.0.text(), d.1.text(), d.0.amount.float(), d.1.amount.float())
         });
         let sides = number.division.iter().flat_map(|d| [&d.0, &d.1]);
-        let places = sides.filter_map(|n| n.dim().as_ref().and_then(origin)).collect();
+        let mut places: Vec<Place> = sides.filter_map(|n| n.dim().as_ref().and_then(origin)).collect();
+        places.extend(number.place.map(|said| (said, "it comes from here".to_owned())));
         let text = number.name.clone().unwrap_or_else(|| self.sources.slice(span).to_owned());
         self.report(SizeNotWhole { text, value: number.amount.float(), span, places, parts })
     }
@@ -156,9 +150,4 @@ fn disagreement(name: &str, bound: &Number, place: Span, dim: &Dim, declared: Sp
     }
     places.extend(dim.place.map(|said| (said, format!("{} comes from here", dim.size))));
     Mismatch { expected, span: declared, places }
-}
-
-fn sizes_in_scope(frame: &Frame) -> Vec<String> {
-    let numbers = frame.names.iter().filter(|(_, b)| matches!(b.value, Value::Number(_)));
-    numbers.map(|(name, _)| name.clone()).collect()
 }

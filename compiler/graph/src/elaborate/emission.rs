@@ -93,11 +93,7 @@ fn written(steps: &[Step], live: &mut BTreeSet<ValueId>) {
 impl Emit for Elaborator<'_> {
     fn emit(&mut self, op: Arc<dyn Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>, Misuse> {
         let types: Vec<&TensorType> = inputs.iter().map(|v| self.graph.ty(*v)).collect();
-        let results = op.infer(&types).map_err(|error| Misuse::Shape {
-            op: op.name(),
-            inputs: inputs.to_vec(),
-            error,
-        })?;
+        let results = op.infer(&types).map_err(|error| Misuse::Shape { inputs: inputs.to_vec(), error })?;
         if let Some(ty) = results.iter().find(|ty| !self.within_limit(ty)) {
             let what = format!("the result of `{}`, {},", op.name(), crate::errors::shown(ty));
             return Err(Misuse::Limit { what, limit: "2^40 elements a tensor".into() });

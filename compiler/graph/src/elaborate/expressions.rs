@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use dspc_source::{Span, nearest};
+use dspc_source::Span;
 use dspc_spec::body::{BinaryOp, Call, Callee, Expr, ExprKind, Name, UnaryOp};
 
+use super::functions::Called;
 use super::values::{Number, Outcome as NumberOutcome, Value, combine};
 use super::{Elaborator, Frame, Outcome, Reported, emission};
-use crate::errors::{TooLarge, UnknownName, WrongKind};
+use crate::errors::{TooLarge, WrongKind};
 use crate::ir::{DType, Dim, ValueId};
 use crate::mask::{Mask, MaskExpr, MaskOp};
 use crate::ops::{self, FUNCTIONS, Misuse};
@@ -19,7 +20,7 @@ impl Elaborator<'_> {
             ExprKind::Number(x) => Ok(Value::Number(Number::literal(*x, expr.span))),
             ExprKind::String(text) => Ok(Value::Text(text.clone())),
             ExprKind::Bool(b) => Ok(Value::Bool(*b)),
-            ExprKind::Local(name) => self.local(name, expr.span, frame),
+            ExprKind::Local(name) => self.local(name, frame),
             ExprKind::Call(call) => self.call(call, frame, expr.span),
             ExprKind::Unary(op, x) => {
                 let value = self.eval(x, frame)?;
@@ -56,16 +57,15 @@ impl Elaborator<'_> {
         self.report(WrongKind { expected, found, span, places: vec![], help: None })
     }
 
-    fn local(&mut self, name: &str, span: Span, frame: &Frame) -> Outcome<Value> {
+    fn local(&mut self, name: &str, frame: &Frame) -> Outcome<Value> {
         if let Some(bound) = frame.names.get(name) {
             return if bound.value == Value::Bad { Err(Reported) } else { Ok(bound.value.clone()) };
         }
         if let Some(at) = FUNCTIONS.iter().position(|f| f.builtin.name == name && f.params.is_empty()) {
             return self.constant(at);
         }
-        let known = frame.names.keys().map(String::as_str);
-        let nearest = nearest(name, known).map(str::to_owned);
-        self.report(UnknownName { name: name.to_owned(), span, nearest })
+        // The checker has reported names that nothing has.
+        Err(Reported)
     }
 
     fn call(&mut self, call: &Call, frame: &mut Frame, span: Span) -> Outcome<Value> {
@@ -78,6 +78,7 @@ impl Elaborator<'_> {
     /// Emits by `build`; a misuse is reported with these operands' places.
     fn emit_with(
         &mut self,
+        word: &'static str,
         frame: &Frame,
         span: Span,
         operands: &[(ValueId, Span)],
@@ -87,7 +88,7 @@ impl Elaborator<'_> {
         self.emission = place;
         match build(self) {
             Ok(value) => Ok(Value::Tensor(value)),
-            Err(misuse) => self.report_misuse(None, misuse, operands, span),
+            Err(misuse) => self.report_misuse(Called::Operator(word), misuse, operands, span),
         }
     }
 
@@ -95,7 +96,7 @@ impl Elaborator<'_> {
         match (op, value) {
             (UnaryOp::Negate, Value::Number(n)) => Ok(Value::Number(n.negated())),
             (UnaryOp::Negate, Value::Tensor(x)) if self.graph.ty(x).dtype != DType::I32 => {
-                self.emit_with(frame, span, &[(x, span)], |e| ops::scale_by(e, x, -1.0))
+                self.emit_with("-", frame, span, &[(x, span)], |e| ops::scale_by(e, x, -1.0))
             }
             (UnaryOp::Not, Value::Bool(b)) => Ok(Value::Bool(!b)),
             (UnaryOp::Not, Value::Mask(mask)) => Ok(Value::Mask(not(mask))),
@@ -139,11 +140,21 @@ impl Elaborator<'_> {
                 self.floats(&[(x, a_span), (y, b_span)])?;
                 let operands = [(x, a_span), (y, b_span)];
                 match op {
-                    BinaryOp::Add => self.emit_with(frame, span, &operands, |e| ops::add(e, x, y)),
-                    BinaryOp::Subtract => self.emit_with(frame, span, &operands, |e| ops::subtract(e, x, y)),
-                    BinaryOp::Multiply => self.emit_with(frame, span, &operands, |e| ops::multiply(e, x, y)),
-                    BinaryOp::Divide => self.emit_with(frame, span, &operands, |e| ops::divide(e, x, y)),
-                    BinaryOp::Matmul => self.emit_with(frame, span, &operands, |e| ops::matmul(e, x, y)),
+                    BinaryOp::Add => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::add(e, x, y))
+                    }
+                    BinaryOp::Subtract => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::subtract(e, x, y))
+                    }
+                    BinaryOp::Multiply => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::multiply(e, x, y))
+                    }
+                    BinaryOp::Divide => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::divide(e, x, y))
+                    }
+                    BinaryOp::Matmul => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::matmul(e, x, y))
+                    }
                     _ => self.wrong("numbers or masks", &format!("`{}` of two tensors", op.symbol()), span),
                 }
             }
@@ -152,11 +163,17 @@ impl Elaborator<'_> {
                 let c = n.amount.float();
                 let operands = [(x, a_span)];
                 match op {
-                    BinaryOp::Add => self.emit_with(frame, span, &operands, |e| ops::shift(e, x, c)),
-                    BinaryOp::Subtract => self.emit_with(frame, span, &operands, |e| ops::shift(e, x, -c)),
-                    BinaryOp::Multiply => self.emit_with(frame, span, &operands, |e| ops::scale_by(e, x, c)),
+                    BinaryOp::Add => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::shift(e, x, c))
+                    }
+                    BinaryOp::Subtract => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::shift(e, x, -c))
+                    }
+                    BinaryOp::Multiply => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::scale_by(e, x, c))
+                    }
                     BinaryOp::Divide => {
-                        self.emit_with(frame, span, &operands, |e| ops::scale_by(e, x, 1.0 / c))
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::scale_by(e, x, 1.0 / c))
                     }
                     _ => self.wrong("a tensor", "a number", b_span),
                 }
@@ -166,12 +183,15 @@ impl Elaborator<'_> {
                 let c = n.amount.float();
                 let operands = [(x, b_span)];
                 match op {
-                    BinaryOp::Add => self.emit_with(frame, span, &operands, |e| ops::shift(e, x, c)),
-                    BinaryOp::Subtract => {
-                        self.emit_with(frame, span, &operands, |e| ops::reverse_subtract(e, c, x))
+                    BinaryOp::Add => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::shift(e, x, c))
                     }
-                    BinaryOp::Multiply => self.emit_with(frame, span, &operands, |e| ops::scale_by(e, x, c)),
-                    BinaryOp::Divide => self.emit_with(frame, span, &operands, |e| {
+                    BinaryOp::Subtract => self
+                        .emit_with(op.symbol(), frame, span, &operands, |e| ops::reverse_subtract(e, c, x)),
+                    BinaryOp::Multiply => {
+                        self.emit_with(op.symbol(), frame, span, &operands, |e| ops::scale_by(e, x, c))
+                    }
+                    BinaryOp::Divide => self.emit_with(op.symbol(), frame, span, &operands, |e| {
                         let inverse = ops::reciprocal(e, x)?;
                         ops::scale_by(e, inverse, c)
                     }),
@@ -222,8 +242,9 @@ impl Elaborator<'_> {
                 let found = self.describe(&index);
                 return self.wrong("ids or a range like `0..T`", &found, one.span);
             };
-            return self
-                .emit_with(frame, span, &[(x, value.span), (ids, one.span)], |e| ops::embedding(e, x, ids));
+            return self.emit_with("[]", frame, span, &[(x, value.span), (ids, one.span)], |e| {
+                ops::embedding(e, x, ids)
+            });
         }
         let mut result = x;
         for (dim, index) in indices.iter().enumerate() {
@@ -235,7 +256,7 @@ impl Elaborator<'_> {
                 return self.wrong("a tensor with more dims", &found, value.span);
             };
             let (start, part) = self.range(start.as_deref(), end.as_deref(), &whole, index.span, frame)?;
-            let sliced = self.emit_with(frame, span, &[(result, value.span)], |e| {
+            let sliced = self.emit_with("[]", frame, span, &[(result, value.span)], |e| {
                 ops::slice(e, result, dim, start, part)
             })?;
             if let Value::Tensor(value) = sliced {
@@ -310,7 +331,7 @@ impl Elaborator<'_> {
             ExprKind::Local(name) => match frame.names.get(name).map(|b| &b.value) {
                 Some(Value::Number(n)) => number(n.amount.float()),
                 Some(_) => None,
-                None => return self.local(name, expr.span, frame).and(Err(Reported)),
+                None => return self.local(name, frame).and(Err(Reported)),
             },
             ExprKind::Number(x) => number(*x),
             ExprKind::Unary(op, x) => {

@@ -11,10 +11,18 @@ use crate::errors::{
 use crate::ir::{DType, Dim, ValueId};
 use crate::ops::{Argument, Arguments, Build, Expects, FUNCTIONS, Function, Misuse};
 
+/// What was called, as the user wrote it.
+pub(super) enum Called<'a> {
+    /// `+`
+    Operator(&'static str),
+    /// One of the graph's functions.
+    Function(&'a Function, &'a Arguments),
+}
+
 impl Elaborator<'_> {
     /// A function without parameters, by its name alone.
     pub(super) fn constant(&mut self, at: usize) -> Outcome<Value> {
-        let none = Arguments { values: vec![], places: vec![] };
+        let none = Arguments { values: vec![], places: vec![], origins: vec![] };
         match FUNCTIONS[at].build {
             Build::Init(f) => Ok(Value::Init(f(&none))),
             Build::Mask(f) => Ok(Value::Mask(f(&none))),
@@ -41,9 +49,13 @@ impl Elaborator<'_> {
         {
             return self.computed(f(n.amount.float()), n, *place);
         }
-        let mut arguments = Arguments { values: vec![], places: vec![] };
+        let mut arguments = Arguments { values: vec![], places: vec![], origins: vec![] };
         for (i, slot) in slots.into_iter().enumerate() {
             arguments.places.push(slot.as_ref().map(|s| s.1));
+            arguments.origins.push(slot.as_ref().and_then(|s| match &s.0 {
+                Value::Number(number) => number.place,
+                _ => None,
+            }));
             let value = match slot {
                 Some((value, place)) => Some(self.argument(function, i, value, place, frame)?),
                 None => None,
@@ -65,7 +77,7 @@ impl Elaborator<'_> {
                 },
                 Err(misuse) => {
                     let operands = operand_places(&arguments);
-                    self.report_misuse(Some((function, &arguments)), misuse, &operands, span)
+                    self.report_misuse(Called::Function(function, &arguments), misuse, &operands, span)
                 }
             },
         }
@@ -208,13 +220,17 @@ impl Elaborator<'_> {
     /// A misuse in the user's words.
     pub(super) fn report_misuse<T>(
         &mut self,
-        function: Option<(&Function, &Arguments)>,
+        called: Called,
         misuse: Misuse,
         operands: &[(ValueId, Span)],
         call: Span,
     ) -> Outcome<T> {
+        let function = match &called {
+            Called::Function(function, arguments) => Some((*function, *arguments)),
+            Called::Operator(_) => None,
+        };
         match misuse {
-            Misuse::Shape { op, inputs, error } => {
+            Misuse::Shape { inputs, error } => {
                 let mut places: Vec<Place> = vec![];
                 let (a, b) = error.operands;
                 for at in [a, b] {
@@ -230,7 +246,10 @@ impl Elaborator<'_> {
                         places.extend(dims.and_then(|d| d.get(dim)).and_then(origin));
                     }
                 }
-                let op = function.map_or(op, |(f, _)| f.builtin.name);
+                let op = match called {
+                    Called::Function(function, _) => function.builtin.name,
+                    Called::Operator(word) => word,
+                };
                 self.report(ShapeMismatch { op, message: error.message, call, places })
             }
             Misuse::Heads { param, heads, tensor } => {
@@ -243,9 +262,11 @@ impl Elaborator<'_> {
             }
             Misuse::Range { param, message } => {
                 let place = function.and_then(|(_, args)| args.places.get(param).copied().flatten());
+                let said = function.and_then(|(_, args)| args.origins.get(param).copied().flatten());
+                let said = said.map(|span| (span, "it comes from here".to_owned()));
                 let (name, param) =
                     function.map_or(("", ""), |(f, _)| (f.builtin.name, f.params[param].name));
-                self.report(OutOfRange { function: name, param, message, span: place.unwrap_or(call) })
+                self.report(OutOfRange { function: name, param, message, span: place.unwrap_or(call), said })
             }
             Misuse::Limit { what, limit } => {
                 self.report(TooLarge { what, limit, span: call, places: vec![] })

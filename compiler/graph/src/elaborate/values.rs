@@ -148,7 +148,9 @@ pub(super) fn combine(op: BinaryOp, a: &Number, b: &Number, place: Span) -> Outc
         }
     };
     let rest = op == BinaryOp::Divide && matches!(amount, Amount::Real(_));
-    let division = rest.then(|| Box::new((a.clone(), b.clone())));
+    let real = matches!(amount, Amount::Real(_));
+    let inherited = || a.division.clone().or_else(|| b.division.clone()).filter(|_| real);
+    let division = if rest { Some(Box::new((a.clone(), b.clone()))) } else { inherited() };
     let place = if a.name.is_none() && b.name.is_none() { Some(place) } else { a.place.or(b.place) };
     Outcome::Number(Number { amount, name: name_of(op, a, b), place, division })
 }

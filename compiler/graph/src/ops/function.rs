@@ -118,6 +118,8 @@ pub(crate) struct Arguments {
     pub values: Vec<Option<Argument>>,
     /// Where each was written.
     pub places: Vec<Option<Span>>,
+    /// Where a number's value was said.
+    pub origins: Vec<Option<Span>>,
 }
 
 /// The accessors' kinds were checked against [`Parameter::expects`] before.
@@ -176,8 +178,6 @@ impl Arguments {
 pub(crate) enum Misuse {
     /// An op does not accept its operands.
     Shape {
-        /// The op.
-        op: &'static str,
         /// Its operands.
         inputs: Vec<ValueId>,
         /// What is wrong.

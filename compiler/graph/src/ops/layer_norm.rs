@@ -104,8 +104,8 @@ impl Op for LayerNorm {
             let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / cols as f64;
             let rstd = 1.0 / (variance + self.eps).sqrt();
             (means.data[n], rstds.data[n]) = (mean, rstd);
-            for c in 0..cols {
-                y.data[n * cols + c] = (row[c] - mean) * rstd * w.data[c] + b.data[c];
+            for (c, x) in row.iter().enumerate() {
+                y.data[n * cols + c] = (x - mean) * rstd * w.data[c] + b.data[c];
             }
         }
         vec![y, means, rstds]

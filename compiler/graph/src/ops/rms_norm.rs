@@ -80,8 +80,8 @@ impl Op for RmsNorm {
         for (n, row) in x.data.chunks(cols).enumerate() {
             let square = row.iter().map(|v| v * v).sum::<f64>() / cols as f64;
             rstds.data[n] = 1.0 / (square + self.eps).sqrt();
-            for c in 0..cols {
-                y.data[n * cols + c] = row[c] * rstds.data[n] * w.data[c];
+            for (c, x) in row.iter().enumerate() {
+                y.data[n * cols + c] = x * rstds.data[n] * w.data[c];
             }
         }
         vec![y, rstds]

@@ -35,7 +35,7 @@ pub(crate) const ROPE: Function = Function {
         let [batch, positions, width] = ty.dims.as_slice() else {
             let message = format!("[batch, position, width] is expected, not {}", super::shown(&ty));
             let error = ShapeError::new(0, 0, message);
-            return Err(Misuse::Shape { op: "rope", inputs: vec![x], error });
+            return Err(Misuse::Shape { inputs: vec![x], error });
         };
         if heads.size == 0 || !width.size.is_multiple_of(2 * heads.size) {
             return Err(Misuse::Heads { param: 1, heads, tensor: x });

@@ -334,6 +334,7 @@ impl Op for Unary {
 }
 
 impl Op for UnaryBackward {
+    #[expect(clippy::misnamed_getters, reason = "the table's `name` is the forward op's")]
     fn name(&self) -> &'static str {
         self.0.backward
     }
