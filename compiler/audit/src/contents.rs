@@ -58,20 +58,24 @@ impl<'a> Contents<'a> {
     pub(crate) fn at_start(program: &'a Program, kind: EntryKind) -> Self {
         let all = &program.buffers;
         let outlive = roots_that_outlive(program);
-        let held = |(index, buffer)| Held::at_start(buffer, outlive.contains(&index));
         let sharers_of = |a: usize| {
             let other = |b: &usize| *b != a && all[*b].within.is_none() && share(&all[a], &all[*b]);
             (0..all.len()).filter(|_| all[a].within.is_none()).filter(other).collect()
         };
         let views_of = |a: usize| (0..all.len()).filter(|b| *b != a && root(program, *b) == a).collect();
-        Self {
-            program,
-            kind,
-            held: all.iter().enumerate().map(held).collect(),
-            writers: vec![HashMap::new(); all.len()],
-            sharers: (0..all.len()).map(sharers_of).collect(),
-            views: (0..all.len()).map(views_of).collect(),
-        }
+        let sharers: Vec<Vec<usize>> = (0..all.len()).map(sharers_of).collect();
+        let views: Vec<Vec<usize>> = (0..all.len()).map(views_of).collect();
+        let held = |(index, buffer)| {
+            if outlive.contains(&index) {
+                Held::filled(buffer, [])
+            } else if sharers[index].is_empty() && !views[index].is_empty() {
+                Held::filled(buffer, views[index].iter().map(|view| &all[*view]))
+            } else {
+                Held::default()
+            }
+        };
+        let held = all.iter().enumerate().map(held).collect();
+        Self { program, kind, held, writers: vec![HashMap::new(); all.len()], sharers, views }
     }
 
     pub(crate) fn step(&mut self, kind: EntryKind, step: &Step<'_>, uses: &[Use], findings: &mut Findings) {
@@ -148,12 +152,14 @@ impl<'a> Contents<'a> {
 }
 
 impl Held {
-    fn at_start(buffer: &Buffer, filled: bool) -> Self {
+    /// All of a buffer but for these views. What lies between views is written by nobody, and arenas begin zeroed.
+    fn filled<'b>(buffer: &Buffer, but: impl IntoIterator<Item = &'b Buffer>) -> Self {
         let mut held = Self::default();
-        if filled {
-            held.valid.add(Region::run(buffer.offset, buffer_end(buffer) - buffer.offset));
-            held.ever = held.valid.clone();
+        held.valid.add(Region::run(buffer.offset, buffer_end(buffer) - buffer.offset));
+        for view in but {
+            (0..view.slots).for_each(|slot| held.valid.remove(&slot_region(view, slot)));
         }
+        held.ever = held.valid.clone();
         held
     }
 }

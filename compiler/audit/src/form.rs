@@ -110,8 +110,11 @@ fn place(context: &Context<'_>, target: &Place, at: &str, findings: &mut Finding
     if context.program.buffers.get(target.buffer.0 as usize).is_none() {
         findings.add(Rule::IdOutOfRange, at, format!("there is no buffer {}", target.buffer.0));
     }
-    if (target.turn && !context.turn) || (target.micro && !context.micro) {
-        let which = if target.turn && !context.turn { "turn" } else { "micro-batch" };
+    // Evaluation and generation are one micro-batch, the first.
+    let micro_missing = target.micro && !context.micro && context.kind == EntryKind::Train;
+    let turn_missing = target.turn && !context.turn;
+    if turn_missing || micro_missing {
+        let which = if turn_missing { "turn" } else { "micro-batch" };
         findings.add(Rule::LoopVariable, at, format!("no loop around it gives a {which}"));
     }
 }

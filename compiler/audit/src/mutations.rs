@@ -342,6 +342,7 @@ const MUTATIONS: &[Mutation] = &[
     ("an epilogue over other rows", Rule::Arguments, |p| gemm(p, FORWARD_UP).epilogue.as_mut().unwrap().rows_per_item = 3),
     ("a turn that the kernel does not take", Rule::Arguments, |p| match &mut at(p, FORWARD_ADD).action { Action::Launch { args, .. } => args.push(Arg::Turn), _ => unreachable!() }),
     ("a turn outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).turn = true),
+    ("a micro-batch outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).micro = true),
     ("half as many bytes an element", Rule::ElementType, |p| buffer(p, "dx").dtype = ElementType::Bf16),
     ("a place past the end", Rule::OutsideBuffer, |p| arg(p, LOSS_AT, 3).elements = 1),
     ("a place beyond 64 bits", Rule::OutsideBuffer, |p| arg(p, LOSS_AT, 3).elements = u64::MAX / 4),
@@ -434,6 +435,19 @@ fn work_in_place_is_sane() {
         },
         other => panic!("{other:?} is no loop"),
     });
+    assert_eq!(audit(&program), []);
+}
+
+#[test]
+fn the_gap_between_views_is_zero_from_the_start() {
+    let mut program = sane();
+    buffer(&mut program, "h.*.weight.d").slots = LAYERS - 1;
+    *count(&mut program, &[1, 3]) = LAYERS - 1;
+    *count(&mut program, &[2]) = LAYERS - 1;
+    gemm(&mut program, BACKWARD).accumulate = false;
+    program.kernels[NORM as usize].operands[0] = rows(OperandAccess::Read, LAYERS - 1, 1);
+    // Without the clearing, the flat gradient has a third that nothing writes.
+    program.train.body[0].action = Action::Zero { at: Place::of(id(&program, "h")) };
     assert_eq!(audit(&program), []);
 }
 
