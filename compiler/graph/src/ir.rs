@@ -257,6 +257,11 @@ pub trait Op: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Whether an operand that is one number everywhere makes every result that number everywhere.
+    fn keeps_constants(&self) -> bool {
+        false
+    }
+
     /// The types of the outputs, or what is wrong with the operands.
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError>;
 

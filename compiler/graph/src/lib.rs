@@ -7,8 +7,6 @@
 
 mod elaborate;
 mod errors;
-#[cfg(test)]
-mod fixture;
 pub mod form;
 pub mod interpret;
 pub mod ir;

@@ -10,10 +10,8 @@ mod backward;
 mod builder;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use dspc_graph::ir::{Def, Graph, OpNode, Step, ValueId};
-use dspc_graph::ops::{Fill, gradient_name};
 use dspc_spec::settings::Optimizer;
 
 use crate::{ParamGradient, TrainGraph};
@@ -114,12 +112,6 @@ fn spread(steps: &[Step], found: &mut BTreeSet<ValueId>) {
             },
         }
     }
-}
-
-/// A constant of a value's type.
-fn fill_like(graph: &Graph, value: ValueId, number: f64) -> (Arc<Fill>, String) {
-    let fill = Arc::new(Fill { value: number, ty: graph.ty(value).clone() });
-    (fill, gradient_name(&graph.value(value).name))
 }
 
 #[cfg(test)]

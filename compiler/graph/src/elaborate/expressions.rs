@@ -372,7 +372,10 @@ fn mask_binary(op: BinaryOp, a: Arc<MaskExpr>, b: Arc<MaskExpr>) -> Option<MaskE
         BinaryOp::Remainder => (MaskOp::Remainder, a, b),
         BinaryOp::Matmul => return None,
     };
-    Some(MaskExpr::Binary(op, a, b))
+    Some(match (&*a, &*b) {
+        (MaskExpr::Const(x), MaskExpr::Const(y)) => MaskExpr::Const(op.apply(*x, *y)),
+        _ => MaskExpr::Binary(op, a, b),
+    })
 }
 
 fn not(mask: Mask) -> Mask {

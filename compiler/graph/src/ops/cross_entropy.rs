@@ -8,12 +8,12 @@ use std::sync::Arc;
 use dspc_spec::body::Builtin;
 
 use super::function::{Build, Expects, Function, Parameter};
-use super::reshape::Reshape;
+use super::reshape::{Reshape, joined};
 use super::sum::Sum;
 use super::{emit_one, gradient_name, streaming};
 use crate::form::Form;
 use crate::interpret::Tensor;
-use crate::ir::{Cost, DType, Dim, GradientBuilder, Input, Op, ShapeError, TensorType, ValueId};
+use crate::ir::{Cost, DType, GradientBuilder, Input, Op, ShapeError, TensorType, ValueId};
 use crate::row_builder::RowBuilder;
 use crate::rowfn::{BinaryFn, Node, NodeId, UnaryFn};
 
@@ -29,12 +29,9 @@ pub(crate) const CROSS_ENTROPY: Function = Function {
         let inverse = e.input(Input::InvTargets);
         let rows = e.emit(Arc::new(CrossEntropy), &[logits, targets, inverse])?[0];
         e.mark_logits(logits);
-        let count = e.ty(rows).elements();
-        let flat = if e.ty(rows).dims.len() == 1 {
-            rows
-        } else {
-            emit_one(e, Reshape { dims: vec![Dim::of(count)] }, &[rows])?
-        };
+        let dims = e.ty(rows).dims;
+        let flat =
+            if dims.len() == 1 { rows } else { emit_one(e, Reshape { dims: vec![joined(&dims)] }, &[rows])? };
         Ok(vec![emit_one(e, Sum, &[flat])?])
     }),
 };

@@ -30,9 +30,22 @@ pub(crate) struct Reshape {
     pub dims: Vec<Dim>,
 }
 
+/// Several dims as one: `B*T`.
+pub(super) fn joined(dims: &[Dim]) -> Dim {
+    let size = dims.iter().fold(1u64, |product, d| product.saturating_mul(d.size));
+    let plain = dims.is_empty()
+        || dims.iter().any(|d| d.name == d.size.to_string() || d.name.contains(['+', '-', '/']));
+    let names: Vec<&str> = dims.iter().map(|d| d.name.as_str()).collect();
+    if plain && dims.len() != 1 { Dim::of(size) } else { Dim::new(names.join("*"), size) }
+}
+
 impl Op for Reshape {
     fn name(&self) -> &'static str {
         "reshape"
+    }
+
+    fn keeps_constants(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {

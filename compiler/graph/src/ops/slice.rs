@@ -43,6 +43,10 @@ impl Op for Slice {
         format!("dim {} from {}", self.dim, self.start)
     }
 
+    fn keeps_constants(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         let mut dims = inputs[0].dims.clone();
         let Some(dim) = dims.get_mut(self.dim) else {

@@ -25,6 +25,10 @@ impl Op for Spread {
         format!("to {}", self.last.name)
     }
 
+    fn keeps_constants(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         let mut dims = inputs[0].dims.clone();
         dims.push(self.last.clone());

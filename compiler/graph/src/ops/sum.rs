@@ -5,12 +5,12 @@ use std::sync::Arc;
 use dspc_spec::body::Builtin;
 
 use super::function::{Build, Emit, Expects, Function, Misuse, Parameter};
-use super::reshape::Reshape;
+use super::reshape::{Reshape, joined};
 use super::spread::Spread;
 use super::{emit_one, gradient_name, streaming};
 use crate::form::Form;
 use crate::interpret::Tensor;
-use crate::ir::{Cost, Dim, GradientBuilder, Op, ShapeError, TensorType, ValueId};
+use crate::ir::{Cost, GradientBuilder, Op, ShapeError, TensorType, ValueId};
 use crate::row_builder::RowBuilder;
 
 pub(crate) const SUM: Function = Function {
@@ -53,7 +53,7 @@ pub(super) fn sum_all(e: &mut dyn Emit, x: ValueId) -> Result<ValueId, Misuse> {
     let flat = if ty.dims.len() == 2 {
         rows
     } else {
-        emit_one(e, Reshape { dims: vec![Dim::of(ty.rows())] }, &[rows])?
+        emit_one(e, Reshape { dims: vec![joined(&ty.dims[..ty.dims.len() - 1])] }, &[rows])?
     };
     emit_one(e, Sum, &[flat])
 }

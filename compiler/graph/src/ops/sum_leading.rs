@@ -1,8 +1,8 @@
-//! `y = Σ over the first dim of x`: the gradient of an operand that was repeated over leading dims.
+//! `y = Σ over the leading dims of x`: the gradient of an operand that was repeated over leading dims.
 
 use std::sync::Arc;
 
-use super::reshape::Reshape;
+use super::reshape::{Reshape, joined};
 use super::streaming;
 use super::sum::Sum;
 use crate::form::Form;
@@ -10,7 +10,7 @@ use crate::interpret::Tensor;
 use crate::ir::{Cost, Dim, GradientBuilder, Op, ShapeError, TensorType, ValueId};
 use crate::row_builder::RowBuilder;
 
-/// `[R, C] → [C]`
+/// `[.., C] → [C]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SumLeading;
 
@@ -24,18 +24,20 @@ pub(super) fn reduce_to(g: &mut dyn GradientBuilder, x: ValueId, ty: &TensorType
         if g.ty(x).dims == dims { x } else { g.emit(Arc::new(Reshape { dims }), &[x], name)[0] }
     };
     if ty.dims.is_empty() {
-        let flat = reshape(x, vec![Dim::of(whole.rows()), Dim::of(whole.cols())]);
-        let rows = g.emit(Arc::new(Sum), &[flat], name)[0];
-        return g.emit(Arc::new(Sum), &[rows], name)[0];
+        let rows = reshape(
+            x,
+            vec![joined(&whole.dims[..whole.dims.len() - 1]), joined(&whole.dims[whole.dims.len() - 1..])],
+        );
+        let sums = g.emit(Arc::new(Sum), &[rows], name)[0];
+        return g.emit(Arc::new(Sum), &[sums], name)[0];
     }
-    let elements = ty.elements();
-    let flat = reshape(x, vec![Dim::of(whole.elements() / elements.max(1)), Dim::of(elements)]);
+    if ty.dims.len() == 1 {
+        return g.emit(Arc::new(SumLeading), &[x], name)[0];
+    }
+    let (leading, own) = whole.dims.split_at(whole.dims.len() - ty.dims.len());
+    let flat = reshape(x, vec![joined(leading), joined(own)]);
     let sum = g.emit(Arc::new(SumLeading), &[flat], name)[0];
-    if g.ty(sum).dims == ty.dims {
-        sum
-    } else {
-        g.emit(Arc::new(Reshape { dims: ty.dims.clone() }), &[sum], name)[0]
-    }
+    g.emit(Arc::new(Reshape { dims: ty.dims.clone() }), &[sum], name)[0]
 }
 
 impl Op for SumLeading {
@@ -44,9 +46,9 @@ impl Op for SumLeading {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        match inputs[0].dims.as_slice() {
-            [_, cols] => Ok(vec![inputs[0].with_dims(vec![cols.clone()])]),
-            _ => Err(ShapeError::new(0, 0, "two dims are expected")),
+        match inputs[0].dims.last() {
+            Some(cols) => Ok(vec![inputs[0].with_dims(vec![cols.clone()])]),
+            None => Err(ShapeError::new(0, 0, "a scalar has no leading dims")),
         }
     }
 

@@ -29,6 +29,10 @@ impl Op for Transpose {
         "transpose"
     }
 
+    fn keeps_constants(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         let mut dims = inputs[0].dims.clone();
         let n = dims.len();

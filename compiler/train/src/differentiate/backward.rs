@@ -6,7 +6,6 @@ use dspc_graph::ir::{Block, Carried, Def, GradientBuilder, Graph, OpNode, Repeat
 use dspc_graph::ops::{gradient_name, sum_of_gradients};
 
 use super::builder::Builder;
-use super::fill_like;
 
 /// Contributions by value.
 type Terms = BTreeMap<ValueId, Vec<ValueId>>;
@@ -32,9 +31,9 @@ impl Backward {
 
     /// A constant of a value's type, called after its gradient.
     pub fn fill(&mut self, number: f64, like: ValueId, origin: &str) -> ValueId {
-        let (fill, name) = fill_like(&self.builder.graph, like, number);
+        let (name, ty) = (gradient_name(&self.builder.name(like)), self.builder.ty(like));
         self.builder.origin = origin.to_owned();
-        self.builder.emit(fill, &[], &name)[0]
+        self.builder.fill(number, ty, &name)
     }
 
     /// `grad` is a term of the gradient of `value`.

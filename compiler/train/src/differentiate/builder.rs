@@ -1,9 +1,10 @@
 //! What gradient rules emit into: steps, values, unique names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dspc_graph::ir::{Def, GradientBuilder, Graph, Op, OpNode, Step, TensorType, Value, ValueId};
+use dspc_graph::ops::Fill;
 
 /// The graph, and the block of the backward pass being written.
 pub(super) struct Builder {
@@ -15,12 +16,21 @@ pub(super) struct Builder {
     /// Of the forward op whose gradient is being written.
     pub origin: String,
     names: BTreeSet<String>,
+    /// Values that are one number everywhere.
+    constants: BTreeMap<ValueId, f64>,
 }
 
 impl Builder {
     pub fn new(graph: Graph, wanted: BTreeSet<ValueId>) -> Self {
         let names = graph.values.iter().map(|v| v.name.clone()).collect();
-        Self { graph, steps: vec![], wanted, origin: String::new(), names }
+        Self { graph, steps: vec![], wanted, origin: String::new(), names, constants: BTreeMap::new() }
+    }
+
+    /// A constant.
+    pub fn fill(&mut self, value: f64, ty: TensorType, name: &str) -> ValueId {
+        let filled = self.emit(Arc::new(Fill { value, ty }), &[], name)[0];
+        self.constants.insert(filled, value);
+        filled
     }
 
     /// A new value under the first free name of `wanted`, `wanted2`, ….
@@ -57,6 +67,11 @@ impl GradientBuilder for Builder {
                 unreachable!("a gradient rule fits its op, and `{name}` does not: {}", error.message)
             }
         };
+        if let (true, [input], [ty]) = (op.keeps_constants(), inputs, types.as_slice())
+            && let Some(constant) = self.constants.get(input)
+        {
+            return vec![self.fill(*constant, ty.clone(), name)];
+        }
         let suffixes = op.result_suffixes();
         let outputs: Vec<ValueId> = types
             .into_iter()
