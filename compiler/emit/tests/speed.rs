@@ -4,7 +4,8 @@ mod support;
 
 use dspc_emit::CpuLevel;
 use dspc_graph::ir::DType::{Bf16, F32};
-use dspc_kernel::describe::{Kernel, RowKernel, Split};
+use dspc_graph::mask::Mask;
+use dspc_kernel::describe::{AttentionKernel, Kernel, RowKernel, Split};
 use std::ffi::c_void;
 use std::time::Instant;
 use support::kernels;
@@ -54,6 +55,45 @@ fn row_kernels() {
                 level.name,
                 seconds * 1e6,
                 elements as f64 / seconds / 1e9
+            );
+        }
+    }
+}
+
+/// Whether a CPU does two 512-bit multiply-adds a cycle is not asked: rates are printed next to one measured here.
+#[test]
+#[ignore = "timings"]
+fn attention() {
+    for level in ["host", "x86-64-v3"] {
+        let level = CpuLevel::named(level).unwrap();
+        for (heads, head_dim, length) in [(8, 32, 64), (8, 64, 64), (2, 32, 1024), (2, 64, 1024), (2, 128, 1024)] {
+            let kernel = AttentionKernel {
+                batch: if length == 64 { 8 } else { 1 },
+                heads,
+                kv_heads: heads,
+                head_dim,
+                queries: length,
+                keys: length,
+                dtype: F32,
+                scale: 0.125,
+                mask: Mask::Full,
+                strides: vec![heads * head_dim; 4],
+            };
+            let back = AttentionKernel { strides: vec![heads * head_dim; 8], ..kernel.clone() };
+            let elements = (kernel.batch * heads * head_dim * length) as usize;
+            let products = 2.0 * (elements as u64 * length) as f64;
+            let kernels = [Kernel::Attention(kernel), Kernel::AttentionBackward(back)];
+            let named = [("fwd".to_string(), &kernels[0]), ("bwd".to_string(), &kernels[1])];
+            let native = Native::new(&named, &level);
+            let forward = time(&native, "fwd", &kernels[0], elements, 5);
+            let backward = time(&native, "bwd", &kernels[1], elements, 9);
+            println!(
+                "{:10} head {head_dim:3} T {length:4}: forward {:7.1} us {:6.1} GFLOP/s, backward {:7.1} us {:6.1} GFLOP/s",
+                level.name,
+                forward * 1e6,
+                2.0 * products / forward / 1e9,
+                backward * 1e6,
+                5.0 * products / backward / 1e9
             );
         }
     }

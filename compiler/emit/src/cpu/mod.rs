@@ -1,8 +1,11 @@
 //! Kernels for a CPU: MLIR text of a module, and machine code of it.
 
+mod attention;
+mod combine;
 mod level;
 mod memory;
 mod row;
+mod scatter;
 
 pub use level::CpuLevel;
 
@@ -12,16 +15,25 @@ use dspc_kernel::describe::Kernel;
 
 /// MLIR text of a module with a function for each kernel, in order.
 pub fn cpu_module(kernels: &[(String, &Kernel)], level: &CpuLevel) -> Result<String, EmitError> {
-    let mut text = "module {\n".to_string();
-    for (symbol, kernel) in kernels {
-        let function = match kernel {
-            Kernel::Row(kernel) => row::emit(symbol, kernel, level.lanes),
-            _ => Err("not yet".to_string()),
-        };
-        text += &function.map_err(|reason| EmitError::Description { kernel: symbol.clone(), reason })?;
+    let functions: Vec<String> =
+        kernels.iter().map(|(symbol, kernel)| cpu_function(symbol, kernel, level)).collect::<Result<_, _>>()?;
+    Ok(cpu_module_of(functions.iter().map(String::as_str)))
+}
+
+/// A module of functions' texts.
+pub(crate) fn cpu_module_of<'t>(functions: impl Iterator<Item = &'t str>) -> String {
+    format!("module {{\n{}}}\n", functions.collect::<String>())
+}
+
+/// Text of one kernel's function, with the constants it needs.
+pub(crate) fn cpu_function(symbol: &str, kernel: &Kernel, level: &CpuLevel) -> Result<String, EmitError> {
+    match kernel {
+        Kernel::Row(kernel) => row::emit(symbol, kernel, level.lanes),
+        Kernel::Attention(kernel) => attention::emit_forward(symbol, kernel, level.lanes),
+        Kernel::AttentionBackward(kernel) => attention::emit_backward(symbol, kernel, level.lanes),
+        Kernel::ScatterAdd(kernel) => scatter::emit(symbol, kernel, level.lanes),
     }
-    text += "}\n";
-    Ok(text)
+    .map_err(|reason| EmitError::Description { kernel: symbol.to_string(), reason })
 }
 
 /// A relocatable object of a module's text. Same text and level, same bytes.

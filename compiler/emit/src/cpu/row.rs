@@ -6,6 +6,7 @@
 //!
 //! Column sums of a chunk are kept in f32 in a row on the stack, which the first cache holds, and written when the chunk's last row is done.
 
+use super::combine::{combine, reduce_pair};
 use super::memory::{Mask, address, load, store};
 use crate::mlir::{Element, Function, Type, Value};
 use crate::row::{Analysis, Level, Pass, Stream, Target as Machine};
@@ -647,36 +648,4 @@ fn put(f: &mut Function, write: &Write, value: Value, pointer: Value, mask: Mask
         false => value,
     };
     store(f, write.dtype, value, pointer, mask);
-}
-
-fn reduce_pair(f: &mut Function, function: ReduceFn, a: Value, b: Value) -> Value {
-    match function {
-        ReduceFn::Sum => f.add(a, b),
-        ReduceFn::Max => f.max(a, b),
-    }
-}
-
-/// One value of some vectors: a tree over the vectors, then over the lanes.
-fn combine(f: &mut Function, function: ReduceFn, vectors: &[Value]) -> Value {
-    let mut vectors = vectors.to_vec();
-    while vectors.len() > 1 {
-        let half = vectors.len().div_ceil(2);
-        for i in half..vectors.len() {
-            vectors[i - half] = reduce_pair(f, function, vectors[i - half], vectors[i]);
-        }
-        vectors.truncate(half);
-    }
-    let mut value = vectors[0];
-    while value.lanes() > 2 {
-        let half = value.lanes() / 2;
-        let low: Vec<_> = (0..half).collect();
-        let high: Vec<_> = (half..2 * half).collect();
-        let (a, b) = (f.shuffle(value, value, &low), f.shuffle(value, value, &high));
-        value = reduce_pair(f, function, a, b);
-    }
-    if value.lanes() == 2 {
-        let (a, b) = (f.extract(value, 0), f.extract(value, 1));
-        value = reduce_pair(f, function, a, b);
-    }
-    value
 }

@@ -163,18 +163,34 @@ impl Function {
         Ok(results(result, carried))
     }
 
-    /// Only where the condition holds.
-    pub fn only_if<E>(
+    /// [`Function::for_range`] for a body that cannot fail.
+    pub fn fold(
         &mut self,
-        condition: Value,
-        body: impl FnOnce(&mut Self) -> Result<(), E>,
-    ) -> Result<(), E> {
+        range: (Value, Value, Value),
+        carried: &[Value],
+        body: impl FnOnce(&mut Self, Value, &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let Ok(values) =
+            self.for_range(range, carried, |f, i, values| Ok::<_, std::convert::Infallible>(body(f, i, values)));
+        values
+    }
+
+    /// [`Function::fold`] from 0 in equal steps, carrying nothing.
+    pub fn repeat(&mut self, to: u64, step: u64, body: impl FnOnce(&mut Self, Value)) {
+        let range = (self.index(0), self.index(to), self.index(step));
+        self.fold(range, &[], |f, i, _| {
+            body(f, i);
+            vec![]
+        });
+    }
+
+    /// Only where the condition holds.
+    pub fn only_if(&mut self, condition: Value, body: impl FnOnce(&mut Self)) {
         self.line(format!("scf.if {condition} {{"));
         self.depth += 1;
-        body(self)?;
+        body(self);
         self.depth -= 1;
         self.line("}");
-        Ok(())
     }
 }
 

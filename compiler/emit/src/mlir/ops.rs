@@ -113,6 +113,14 @@ impl Function {
     pub fn divu(&mut self, a: Value, b: Value) -> Value {
         self.same("divui", a, b)
     }
+    /// a / b, signed, towards 0.
+    pub fn divs(&mut self, a: Value, b: Value) -> Value {
+        self.same("divsi", a, b)
+    }
+    /// What [`Function::divs`] leaves.
+    pub fn rems(&mut self, a: Value, b: Value) -> Value {
+        self.same("remsi", a, b)
+    }
     /// a mod b, unsigned.
     pub fn remu(&mut self, a: Value, b: Value) -> Value {
         self.same("remui", a, b)
@@ -263,6 +271,10 @@ impl Function {
             "llvm.intr.masked.store {value}, {pointer}, {mask} {{alignment = {aligned} : i32}} : {}, {} into {}",
             value.ty, mask.ty, pointer.ty
         ));
+    }
+    /// A global constant.
+    pub fn address_of(&mut self, symbol: &str) -> Value {
+        self.value(Self::pointer_type(), format!("llvm.mlir.addressof @{symbol} : !llvm.ptr"))
     }
     /// The CPU's memory.
     pub fn pointer_type() -> Type {

@@ -11,6 +11,8 @@ pub(crate) enum Element {
     F16,
     /// A condition.
     I1,
+    /// 8 bits: small tables.
+    I8,
     /// 16 bits: bf16 in memory.
     I16,
     /// 32 bits.
@@ -38,6 +40,7 @@ impl fmt::Display for Element {
             Element::F32 => "f32",
             Element::F16 => "f16",
             Element::I1 => "i1",
+            Element::I8 => "i8",
             Element::I16 => "i16",
             Element::I32 => "i32",
             Element::I64 => "i64",

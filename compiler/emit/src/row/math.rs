@@ -98,6 +98,31 @@ pub(crate) fn exp(f: &mut Function, target: Target, x: Value) -> Value {
     f.mul(e, rest)
 }
 
+/// eˣ for softmax on a CPU: x hardly above 0, and 0 below −87.3, where eˣ is no normal number. A NaN stays.
+pub(crate) fn exp_of_score(f: &mut Function, x: Value) -> Value {
+    let lanes = x.lanes();
+    let constant = |f: &mut Function, c: f32| f.float(lanes, c);
+    let (log2e, round) = (constant(f, std::f32::consts::LOG2_E), constant(f, ROUND));
+    let shifted = f.fma(x, log2e, round);
+    let n = f.sub(shifted, round);
+    let (high, low) = (constant(f, -LN2_HIGH), constant(f, -LN2_LOW));
+    let r = f.fma(n, high, x);
+    let r = f.fma(n, low, r);
+    let one = constant(f, 1.0);
+    let tail = polynomial(f, r, &EXP);
+    let e = f.fma(tail, r, one);
+    let e = f.fma(e, r, one);
+    // The shifted number's low bits are n, and its high ones leave by the shift.
+    let bits = f.bits(e);
+    let n = f.bits(shifted);
+    let n = f.shl(n, 23);
+    let bits = f.addi(bits, n);
+    let e = f.float_of_bits(bits);
+    let (lowest, zero) = (constant(f, -87.3), constant(f, 0.0));
+    let is_low = f.compare("olt", x, lowest);
+    f.select(is_low, zero, e)
+}
+
 /// 2ⁿ for −126 ≤ n ≤ 127.
 fn power_of_two(f: &mut Function, n: Value) -> Value {
     let n = f.plus(n, 127);
