@@ -54,7 +54,8 @@ pub fn compile(
         return Err(EmitError::Description { kernel: pair[0].clone(), reason });
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-    let pool = pool.map_err(|why| EmitError::Lowering { stage: "starting threads", message: why.to_string() })?;
+    let pool =
+        pool.map_err(|why| EmitError::Lowering { stage: "starting threads", message: why.to_string() })?;
     pool.install(|| targets.iter().map(|target| compile_target(kernels, target)).collect())
 }
 

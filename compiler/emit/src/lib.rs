@@ -3,10 +3,14 @@
 //! Never reads a file, a clock or the environment; never links: objects are bytes, and who called links them. Same description and
 //! target, same bytes, whatever the number of threads. `unsafe` stands in `mlir` alone.
 
+mod compile;
 mod cpu;
 mod error;
+mod gpu;
 mod mlir;
 mod row;
 
+pub use compile::{Code, CompileTarget, Unit, compile};
 pub use cpu::{CpuLevel, assembly_cpu, compile_cpu, cpu_module};
 pub use error::EmitError;
+pub use gpu::{GpuChip, GpuLaunch, compile_ptx, gpu_module};

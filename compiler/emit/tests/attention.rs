@@ -116,7 +116,8 @@ fn softmax(scores: &[(f64, f64)]) -> Softmax {
     let reach = scores.iter().filter(|s| s.0.is_finite()).map(|s| base - s.0).fold(0.0, f64::max);
     // Each exponential: twice the worst score's error, rounding of the shift, 3 units of its own; their sum 8 √n.
     let relative = 2.0 * worst + U * (2.0 * base.abs() + 2.0 * reach + 8.0 * n.sqrt() + 16.0);
-    let p: Vec<f64> = scores.iter().map(|s| if total > 0.0 { (s.0 - base).exp() / total } else { 0.0 }).collect();
+    let p: Vec<f64> =
+        scores.iter().map(|s| if total > 0.0 { (s.0 - base).exp() / total } else { 0.0 }).collect();
     let e = p.iter().map(|p| p * relative + 2e-38).collect();
     let lse = base + total.ln();
     Softmax { p, e, lse, lse_e: relative + 4.0 * U * lse.abs() }
@@ -132,7 +133,8 @@ fn check(case: &Case, level: &CpuLevel, numbers: &mut Numbers) {
     let kernels = [Kernel::Attention(k.clone()), Kernel::AttentionBackward(back.clone())];
     let named = [("fwd".to_string(), &kernels[0]), ("bwd".to_string(), &kernels[1])];
     let native = Native::new(&named, level);
-    let what = format!("{}x{}/{}x{d} {}x{} {} {}", k.batch, k.heads, k.kv_heads, k.queries, k.keys, k.dtype, k.mask);
+    let what =
+        format!("{}x{}/{}x{d} {}x{} {} {}", k.batch, k.heads, k.kv_heads, k.queries, k.keys, k.dtype, k.mask);
 
     let q = operand(numbers, k.dtype, k.batch, k.queries, wide);
     let key = operand(numbers, k.dtype, k.batch, k.keys, narrow);
@@ -221,7 +223,11 @@ fn check_backward(
                     let ds_e = p_e * (dp - delta).abs() + p * (dp_e + delta_e) + 4.0 * U * ds.abs();
                     for c in 0..d {
                         let kv = (b, j, h / group, c);
-                        let (iq, ik, iv) = (at(s[5], k.queries, d, (b, i, h, c)), at(s[6], k.keys, d, kv), at(s[7], k.keys, d, kv));
+                        let (iq, ik, iv) = (
+                            at(s[5], k.queries, d, (b, i, h, c)),
+                            at(s[6], k.keys, d, kv),
+                            at(s[7], k.keys, d, kv),
+                        );
                         let kc = key.values[at(s[1], k.keys, d, kv)];
                         let qc = q.values[at(s[0], k.queries, d, (b, i, h, c))];
                         let yc = dy.values[at(s[4], k.queries, d, (b, i, h, c))];
@@ -244,7 +250,14 @@ fn check_backward(
                     let i = ((b * positions + t) * stride + column) as usize;
                     let (x, e, size) = want[i];
                     let terms = (k.queries.max(k.keys) * group) as f64;
-                    near(&format!("{what} {n}"), i, got.values[i], x, e + 8.0 * terms.sqrt() * U * size, k.dtype);
+                    near(
+                        &format!("{what} {n}"),
+                        i,
+                        got.values[i],
+                        x,
+                        e + 8.0 * terms.sqrt() * U * size,
+                        k.dtype,
+                    );
                 }
             }
         }
@@ -281,11 +294,18 @@ fn scatter_add_sums_ids_that_repeat() {
         // Small integers: every sum is exact.
         let x = Operand::new(dtype, (0..rows * stride).map(|_| numbers.below(9) as f64 - 4.0));
         let out = Operand::new(F32, (0..out_rows * cols).map(|_| numbers.below(9) as f64));
-        let got = native.run("s", &[ids.clone(), x.clone()], std::slice::from_ref(&out), None, &[0, cols / 2, cols]);
+        let got = native.run(
+            "s",
+            &[ids.clone(), x.clone()],
+            std::slice::from_ref(&out),
+            None,
+            &[0, cols / 2, cols],
+        );
         let mut want = out.values.clone();
         for n in 0..rows {
             for c in 0..cols {
-                want[(ids.values[n as usize] as u64 * cols + c) as usize] += x.values[(n * stride + c) as usize];
+                want[(ids.values[n as usize] as u64 * cols + c) as usize] +=
+                    x.values[(n * stride + c) as usize];
             }
         }
         assert_eq!(got[0].values, want);

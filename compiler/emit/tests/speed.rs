@@ -66,7 +66,9 @@ fn row_kernels() {
 fn attention() {
     for level in ["host", "x86-64-v3"] {
         let level = CpuLevel::named(level).unwrap();
-        for (heads, head_dim, length) in [(8, 32, 64), (8, 64, 64), (2, 32, 1024), (2, 64, 1024), (2, 128, 1024)] {
+        for (heads, head_dim, length) in
+            [(8, 32, 64), (8, 64, 64), (2, 32, 1024), (2, 64, 1024), (2, 128, 1024)]
+        {
             let kernel = AttentionKernel {
                 batch: if length == 64 { 8 } else { 1 },
                 heads,

@@ -15,8 +15,10 @@ use dspc_kernel::describe::Kernel;
 
 /// MLIR text of a module with a function for each kernel, in order.
 pub fn cpu_module(kernels: &[(String, &Kernel)], level: &CpuLevel) -> Result<String, EmitError> {
-    let functions: Vec<String> =
-        kernels.iter().map(|(symbol, kernel)| cpu_function(symbol, kernel, level)).collect::<Result<_, _>>()?;
+    let functions: Vec<String> = kernels
+        .iter()
+        .map(|(symbol, kernel)| cpu_function(symbol, kernel, level))
+        .collect::<Result<_, _>>()?;
     Ok(cpu_module_of(functions.iter().map(String::as_str)))
 }
 

@@ -18,6 +18,9 @@ use dspc_kernel::describe::{RowKernel, Split, Target, Write};
 /// Stack memory that one kernel may take: rows of column sums.
 const STACK_BYTES_MAX: u64 = 512 << 10;
 
+/// Dear values that later passes need are kept in row buffers up to this size, what a first and second cache hold; else computed again.
+const KEPT_BYTES_MAX: u64 = 64 << 10;
+
 type Values = Vec<Value>;
 type Emitted<T> = Result<T, String>;
 
@@ -77,7 +80,7 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel, lanes: u32) -> Emitted<Stri
     };
     let mut this = Kernel {
         kernel,
-        analysis: Analysis::of(kernel)?,
+        analysis: Analysis::of(kernel, KEPT_BYTES_MAX)?,
         lanes,
         reads: vec![],
         writes: vec![],

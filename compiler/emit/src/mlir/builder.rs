@@ -170,8 +170,8 @@ impl Function {
         carried: &[Value],
         body: impl FnOnce(&mut Self, Value, &[Value]) -> Vec<Value>,
     ) -> Vec<Value> {
-        let Ok(values) =
-            self.for_range(range, carried, |f, i, values| Ok::<_, std::convert::Infallible>(body(f, i, values)));
+        let Ok(values) = self
+            .for_range(range, carried, |f, i, values| Ok::<_, std::convert::Infallible>(body(f, i, values)));
         values
     }
 

@@ -38,16 +38,34 @@ pub(crate) fn lower_cpu<'c>(context: &'c Context, text: &str) -> Result<Module<'
     lower(context, text, CPU_PIPELINE)
 }
 
+/// Parses text of a module with one `gpu.module` and gives its PTX.
+pub(crate) fn lower_gpu(
+    context: &Context,
+    text: &str,
+    chip: &str,
+    features: &str,
+) -> Result<String, EmitError> {
+    let pipeline = format!(
+        "builtin.module(nvvm-attach-target{{chip={chip} features={features} O=3}},\
+         gpu.module(convert-scf-to-cf,convert-nvvm-to-llvm,convert-math-to-llvm,convert-vector-to-llvm,\
+         convert-arith-to-llvm,convert-gpu-to-nvvm,canonicalize,cse,reconcile-unrealized-casts),\
+         gpu-module-to-binary{{format=isa}})"
+    );
+    let module = lower(context, text, &pipeline)?;
+    super::ptx::text_of(&module).ok_or_else(|| EmitError::Lowering {
+        stage: "writing PTX",
+        message: "the module holds none".to_string(),
+    })
+}
+
 /// Parses text and runs a pipeline.
 pub(super) fn lower<'c>(context: &'c Context, text: &str, pipeline: &str) -> Result<Module<'c>, EmitError> {
     let mut module = capture(context, "parsing MLIR", |context| Module::parse(context, text))?;
-    capture(context, "lowering MLIR", |context| {
-        let manager = PassManager::new(context);
-        manager.enable_verifier(cfg!(debug_assertions));
-        utility::parse_pass_pipeline(manager.as_operation_pass_manager(), pipeline)
-            .and_then(|()| manager.run(&mut module))
-            .ok()
-    })?;
+    let manager = PassManager::new(context);
+    manager.enable_verifier(cfg!(debug_assertions));
+    utility::parse_pass_pipeline(manager.as_operation_pass_manager(), pipeline)
+        .map_err(|why| EmitError::Lowering { stage: "choosing passes", message: why.to_string() })?;
+    capture(context, "lowering MLIR", |_| manager.run(&mut module).ok())?;
     Ok(module)
 }
 

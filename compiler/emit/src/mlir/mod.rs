@@ -4,10 +4,11 @@ mod builder;
 mod context;
 mod object;
 mod ops;
+mod ptx;
 mod types;
 
 pub(crate) use builder::Function;
-pub(crate) use context::{lower_cpu, with_context};
+pub(crate) use context::{lower_cpu, lower_gpu, with_context};
 pub(crate) use object::{Output, emit_cpu, host_cpu};
 pub(crate) use ops::Order;
 pub(crate) use types::{Element, Space, Type, Value};

@@ -193,13 +193,17 @@ impl Function {
     pub fn float_of_int(&mut self, a: Value) -> Value {
         self.convert("sitofp", a, Element::F32)
     }
-    /// Half to single.
+    /// Half or bfloat16 to single.
     pub fn widen_half(&mut self, a: Value) -> Value {
         self.convert("extf", a, Element::F32)
     }
     /// Single to half, to nearest even.
     pub fn narrow_half(&mut self, a: Value) -> Value {
         self.convert("truncf", a, Element::F16)
+    }
+    /// Single to bfloat16, to nearest even, by the machine.
+    pub fn narrow_bfloat(&mut self, a: Value) -> Value {
+        self.convert("truncf", a, Element::Bf16)
     }
     /// The bits of a single.
     pub fn bits(&mut self, a: Value) -> Value {
@@ -221,6 +225,24 @@ impl Function {
     pub fn extract(&mut self, a: Value, lane: u32) -> Value {
         let to = Type::scalar(a.ty.element);
         self.value(to, format!("vector.extract {a}[{lane}] : {} from {}", a.ty.element, a.ty))
+    }
+    /// One vector of as many scalars.
+    pub fn gather(&mut self, lanes: &[Value]) -> Value {
+        let to = Type::vector(lanes[0].ty.element, lanes.len() as u32);
+        if lanes.len() == 1 {
+            return lanes[0];
+        }
+        let list: Vec<_> = lanes.iter().map(Value::to_string).collect();
+        self.value(to, format!("vector.from_elements {} : {to}", list.join(", ")))
+    }
+    /// Calls an intrinsic of LLVM.
+    pub fn intrinsic(&mut self, name: &str, arguments: &[Value], ty: Type) -> Value {
+        let names: Vec<_> = arguments.iter().map(Value::to_string).collect();
+        let types: Vec<_> = arguments.iter().map(|a| a.ty.to_string()).collect();
+        self.value(
+            ty,
+            format!("llvm.call_intrinsic \"{name}\"({}) : ({}) -> {ty}", names.join(", "), types.join(", ")),
+        )
     }
     /// Lanes of a, then of b, by number.
     pub fn shuffle(&mut self, a: Value, b: Value, lanes: &[u32]) -> Value {

@@ -9,6 +9,8 @@ pub(crate) enum Element {
     F32,
     /// IEEE half.
     F16,
+    /// bfloat16, where the machine converts it.
+    Bf16,
     /// A condition.
     I1,
     /// 8 bits: small tables.
@@ -39,6 +41,7 @@ impl fmt::Display for Element {
         f.write_str(match self {
             Element::F32 => "f32",
             Element::F16 => "f16",
+            Element::Bf16 => "bf16",
             Element::I1 => "i1",
             Element::I8 => "i8",
             Element::I16 => "i16",

@@ -60,12 +60,9 @@ pub(crate) struct Analysis {
     pub passes: Vec<Pass>,
 }
 
-/// A row buffer for dear values is at most this long in all, or they are computed again.
-const KEPT_BYTES_MAX: u64 = 64 << 10;
-
 impl Analysis {
-    /// Checks a kernel and understands it; else says what is wrong.
-    pub fn of(kernel: &RowKernel) -> Result<Self, String> {
+    /// Checks a kernel and understands it; else says what is wrong. Row buffers for dear values are at most `kept_bytes_max` long in all.
+    pub fn of(kernel: &RowKernel, kept_bytes_max: u64) -> Result<Self, String> {
         check(kernel)?;
         let mut all = Analysis { kinds: vec![], levels: vec![], stages: vec![], passes: vec![] };
         for (index, node) in kernel.nodes.iter().enumerate() {
@@ -80,7 +77,7 @@ impl Analysis {
             all.stages.push(stage);
         }
         all.check_writes(kernel)?;
-        all.passes = all.plan_passes(kernel);
+        all.passes = all.plan_passes(kernel, kept_bytes_max);
         Ok(all)
     }
 
@@ -216,7 +213,7 @@ impl Analysis {
         needed
     }
 
-    fn plan_passes(&self, kernel: &RowKernel) -> Vec<Pass> {
+    fn plan_passes(&self, kernel: &RowKernel, kept_bytes_max: u64) -> Vec<Pass> {
         let mut passes: Vec<Pass> = vec![];
         let mut at = |stage: usize| {
             if passes.len() <= stage {
@@ -243,16 +240,16 @@ impl Analysis {
         if let Some(last) = passes.last_mut() {
             last.writes = (0..kernel.writes.len()).filter(|&w| walked(&kernel.writes[w]).is_some()).collect();
         }
-        self.fill_passes(kernel, &mut passes);
+        self.fill_passes(kernel, &mut passes, kept_bytes_max);
         passes
     }
 
-    fn fill_passes(&self, kernel: &RowKernel, passes: &mut [Pass]) {
+    fn fill_passes(&self, kernel: &RowKernel, passes: &mut [Pass], kept_bytes_max: u64) {
         let roots: Vec<Vec<NodeId>> = passes.iter().map(|pass| roots(kernel, pass)).collect();
         let nothing = BTreeSet::new();
         let whole: Vec<_> = roots.iter().map(|r| self.closure(kernel, r, &nothing)).collect();
         let mut kept = BTreeSet::new();
-        let kept_max = KEPT_BYTES_MAX / (4 * kernel.cols.max(1));
+        let kept_max = kept_bytes_max / (4 * kernel.cols.max(1));
         for (index, pass) in passes.iter_mut().enumerate() {
             let needed = self.closure(kernel, &roots[index], &kept);
             pass.reload = needed.intersection(&kept).copied().collect();

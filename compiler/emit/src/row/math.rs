@@ -64,10 +64,7 @@ fn polynomial(f: &mut Function, x: Value, coefficients: &[f32]) -> Value {
 /// eˣ
 pub(crate) fn exp(f: &mut Function, target: Target, x: Value) -> Value {
     if target == Target::Gpu {
-        let scale = f.float(1, std::f32::consts::LOG2_E);
-        let scaled = f.mul(x, scale);
-        return f
-            .value(x.ty, format!("llvm.call_intrinsic \"llvm.nvvm.ex2.approx.f\"({scaled}) : (f32) -> f32"));
+        return exp_gpu(f, x);
     }
     let lanes = x.lanes();
     let constant = |f: &mut Function, c: f32| f.float(lanes, c);
@@ -96,6 +93,22 @@ pub(crate) fn exp(f: &mut Function, target: Target, x: Value) -> Value {
     let rest = power_of_two(f, rest);
     let e = f.mul(e, half);
     f.mul(e, rest)
+}
+
+/// 2 to the power of x / ln 2 in two parts: the first by `ex2`, the second, below 2⁻¹⁷, by its first-order term.
+fn exp_gpu(f: &mut Function, x: Value) -> Value {
+    let [low, high] = [-104.0, 89.0].map(|c| f.float(1, c));
+    let x = f.at_most(x, high);
+    let x = f.at_least(x, low);
+    let [log2e, rest, ln2, one] =
+        [std::f32::consts::LOG2_E, 1.925_963e-8, std::f32::consts::LN_2, 1.0].map(|c| f.float(1, c));
+    let first = f.mul(x, log2e);
+    let minus = f.neg(first);
+    let second = f.fma(x, log2e, minus);
+    let second = f.fma(x, rest, second);
+    let e = f.intrinsic("llvm.nvvm.ex2.approx.f32", &[first], x.ty);
+    let correction = f.fma(second, ln2, one);
+    f.mul(e, correction)
 }
 
 /// eˣ for softmax on a CPU: x hardly above 0, and 0 below −87.3, where eˣ is no normal number. A NaN stays.
@@ -134,8 +147,7 @@ fn power_of_two(f: &mut Function, n: Value) -> Value {
 pub(crate) fn log(f: &mut Function, target: Target, x: Value) -> Value {
     if target == Target::Gpu {
         let scale = f.float(1, std::f32::consts::LN_2);
-        let log2 =
-            f.value(x.ty, format!("llvm.call_intrinsic \"llvm.nvvm.lg2.approx.f\"({x}) : (f32) -> f32"));
+        let log2 = f.intrinsic("llvm.nvvm.lg2.approx.f", &[x], x.ty);
         return f.mul(log2, scale);
     }
     let lanes = x.lanes();
@@ -184,9 +196,7 @@ pub(crate) fn log(f: &mut Function, target: Target, x: Value) -> Value {
 pub(crate) fn sqrt(f: &mut Function, target: Target, x: Value) -> Value {
     match target {
         Target::Cpu => f.sqrt(x),
-        Target::Gpu => {
-            f.value(x.ty, format!("llvm.call_intrinsic \"llvm.nvvm.sqrt.rn.f\"({x}) : (f32) -> f32"))
-        }
+        Target::Gpu => f.intrinsic("llvm.nvvm.sqrt.rn.f", &[x], x.ty),
     }
 }
 
@@ -198,9 +208,7 @@ pub(crate) fn rsqrt(f: &mut Function, target: Target, x: Value) -> Value {
             let one = f.float(x.lanes(), 1.0);
             f.div(one, root)
         }
-        Target::Gpu => {
-            f.value(x.ty, format!("llvm.call_intrinsic \"llvm.nvvm.rsqrt.approx.f\"({x}) : (f32) -> f32"))
-        }
+        Target::Gpu => f.intrinsic("llvm.nvvm.rsqrt.approx.f", &[x], x.ty),
     }
 }
 

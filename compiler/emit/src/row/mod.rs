@@ -8,4 +8,4 @@ mod philox;
 pub(crate) use analysis::{Analysis, Level, Pass, neutral, operands, weight};
 pub(crate) use expression::{emit_pure, for_result};
 pub(crate) use math::{Target, exp_of_score, log};
-pub(crate) use philox::{Stream, uniform};
+pub(crate) use philox::{Stream, uniform, uniform_quads};

@@ -23,16 +23,9 @@ pub(crate) struct Stream {
 /// Uniform in [0, 1), a multiple of 2⁻²⁴, for each of some elements: `elements` are their 64-bit numbers, one a lane.
 ///
 /// Every lane computes its own counter. Lanes of one counter repeat its rounds, which is what makes any run of elements, aligned
-/// or not, one straight line.
+/// or not, one straight line; where runs are aligned, [`uniform_quads`] does a quarter of the work.
 pub(crate) fn uniform(f: &mut Function, stream: &Stream, elements: Value) -> Value {
-    let lanes = elements.lanes();
-    let counter = f.shr(elements, 2);
-    let low = f.truncate(counter, Element::I32);
-    let high = f.shr(counter, 32);
-    let high = f.truncate(high, Element::I32);
-    let spread = |f: &mut Function, x: Value| f.broadcast(x, lanes);
-    let counter = [spread(f, stream.step), spread(f, stream.site), low, high];
-    let words = philox(f, stream.key, counter);
+    let words = words(f, stream, elements);
     let lane = f.truncate(elements, Element::I32);
     let three = f.int(lane.ty, 3);
     let lane = f.and(lane, three);
@@ -42,9 +35,27 @@ pub(crate) fn uniform(f: &mut Function, stream: &Stream, elements: Value) -> Val
         let is_it = f.order(Order::Equal, lane, n);
         word = f.select(is_it, other, word);
     }
+    to_unit(f, word)
+}
+
+/// The same for four elements from each of `firsts`, which are multiples of four: element i of a lane in the i-th result.
+pub(crate) fn uniform_quads(f: &mut Function, stream: &Stream, firsts: Value) -> [Value; 4] {
+    words(f, stream, firsts).map(|word| to_unit(f, word))
+}
+
+fn words(f: &mut Function, stream: &Stream, elements: Value) -> [Value; 4] {
+    let counter = f.shr(elements, 2);
+    let low = f.truncate(counter, Element::I32);
+    let high = f.shr(counter, 32);
+    let high = f.truncate(high, Element::I32);
+    let [step, site] = [stream.step, stream.site].map(|x| f.broadcast(x, elements.lanes()));
+    philox(f, stream.key, [step, site, low, high])
+}
+
+fn to_unit(f: &mut Function, word: Value) -> Value {
     let top = f.shr(word, 8);
     let top = f.float_of_int(top);
-    let unit = f.float(lanes, 1.0 / 16_777_216.0);
+    let unit = f.float(top.lanes(), 1.0 / 16_777_216.0);
     f.mul(top, unit)
 }
 

@@ -103,8 +103,7 @@ impl Tiles {
         let lanes = g.lanes;
         let columns = g.query_vectors();
         let (zero, end, one) = (f.index(0), f.index(g.key_tile), f.index(1));
-        let before: Vec<Value> =
-            columns.iter().map(|&col| self.maximum.load(f, zero, col, lanes)).collect();
+        let before: Vec<Value> = columns.iter().map(|&col| self.maximum.load(f, zero, col, lanes)).collect();
         let after = f.fold((zero, end, one), &before, |f, row, greatest| {
             let scores: Vec<_> = columns.iter().map(|&c| self.scores.load(f, row, c, lanes)).collect();
             scores.into_iter().zip(greatest).map(|(s, &m)| f.max(m, s)).collect()

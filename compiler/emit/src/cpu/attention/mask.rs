@@ -72,7 +72,15 @@ fn range(expr: &MaskExpr, q: Span, k: Span) -> Option<(i64, i64)> {
             let ((a0, a1), (b0, b1)) = (range(a, q, k)?, range(b, q, k)?);
             let (no_a, no_b) = ((a0, a1) == (0, 0), (b0, b1) == (0, 0));
             let (is_a, is_b) = (a0 > 0 || a1 < 0, b0 > 0 || b1 < 0);
-            let truth = |yes: bool, no: bool| if yes { (1, 1) } else if no { (0, 0) } else { (0, 1) };
+            let truth = |yes: bool, no: bool| {
+                if yes {
+                    (1, 1)
+                } else if no {
+                    (0, 0)
+                } else {
+                    (0, 1)
+                }
+            };
             let apart = a1 < b0 || b1 < a0;
             let one = a0 == a1 && b0 == b1 && a0 == b0;
             match op {

@@ -177,12 +177,7 @@ impl<'k> Geometry<'k> {
     }
 
     /// The address of a query's log-sum-exp.
-    fn statistic(
-        &self,
-        f: &mut Function,
-        base: Value,
-        (batch, head, query): (Value, Value, Value),
-    ) -> Value {
+    fn statistic(&self, f: &mut Function, base: Value, (batch, head, query): (Value, Value, Value)) -> Value {
         let row = f.times(batch, self.kernel.heads);
         let row = f.addi(row, head);
         let at = f.times(row, self.kernel.queries);

@@ -1,0 +1,837 @@
+//! Row kernels for a GPU: a warp or a block a row, a block a chunk of rows, a thread a few elements.
+//!
+//! A thread holds runs of `wide` neighbouring columns, one 16-byte access each where rows allow it; runs of one turn lie side by side over the
+//! threads of a row. Up to [`HELD_MAX`] elements stay in registers from pass to pass; longer rows are walked again for each pass, by loads.
+//! Columns past the end are read as the last run and kept out of reductions and stores: no access needs a branch but the store.
+//!
+//! A reduction is a thread's own values in order, a butterfly over the warp, and for a block one number a warp through shared memory: the
+//! same tree at every run. Column sums of a chunk are registers of the threads that own the columns, over the chunk's rows in order.
+
+use super::memory::{load, store, stored};
+use super::{GpuLaunch, attributes};
+use crate::mlir::{Element, Function, Order, Space, Type, Value};
+use crate::row::{Analysis, Level, Pass, Stream, Target as Machine};
+use crate::row::{emit_pure, for_result, neutral, uniform, uniform_quads};
+use dspc_graph::ir::DType;
+use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn, RowMap};
+use dspc_kernel::describe::{RowKernel, Split, Target, Write};
+
+/// Columns up to this many are a warp's.
+const WARP_COLS_MAX: u64 = 2048;
+/// Warps, and so rows, of a block of such rows.
+const WARPS: u32 = 4;
+/// Elements a thread keeps in registers.
+const HELD_MAX: u64 = 64;
+
+type Values = Vec<Value>;
+type Emitted<T> = Result<T, String>;
+
+/// How threads and elements meet.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Layout {
+    /// Threads of a row, or of a chunk; of a block where items are elements.
+    threads: u32,
+    /// Neighbours a thread holds.
+    wide: u32,
+    /// Runs a thread holds.
+    turns: u64,
+    /// Whether runs stay in registers.
+    held: bool,
+    /// Blocks side by side over the columns.
+    across: u64,
+}
+
+struct Kernel<'k> {
+    kernel: &'k RowKernel,
+    analysis: Analysis,
+    layout: Layout,
+    /// Operands' addresses.
+    reads: Values,
+    /// Results' addresses.
+    writes: Values,
+    /// The number of this thread among those of its row.
+    thread: Value,
+    /// Number of the block over the columns.
+    across: Value,
+    /// Shared numbers, one a warp and reduction; none where a row is a warp's.
+    shared: Option<Value>,
+    streams: Vec<(NodeId, Stream, Value)>,
+}
+
+/// Row and kernel values by node.
+type Scalars = Vec<Option<Value>>;
+/// Element values by node, for one run.
+type Held = Vec<Option<Values>>;
+
+/// Where a run's row begins.
+struct Place {
+    reads: Values,
+    writes: Values,
+    /// Elements before the row.
+    before: Value,
+}
+
+/// One run of neighbouring columns.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Its first column, inside the row.
+    column: Value,
+    /// Whether it is one of the row's own; none if all are.
+    inside: Option<Value>,
+}
+
+/// Writes a kernel, and how it is launched.
+pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaunch)> {
+    let analysis = Analysis::of(kernel, 0)?;
+    let layout = Layout::of(kernel, &analysis)?;
+    let mut types =
+        vec![Type::scalar(Element::Pointer(Space::Global)); kernel.reads.len() + kernel.writes.len()];
+    if kernel.uses_turn() {
+        types.push(Type::scalar(Element::I64));
+    }
+    let (mut f, args) = Function::new(&types);
+    let special = |f: &mut Function, name: &str| {
+        f.value(Type::scalar(Element::I32), format!("nvvm.read.ptx.sreg.{name} : i32"))
+    };
+    let (thread, block) = (special(&mut f, "tid.x"), special(&mut f, "ctaid.x"));
+    let across = special(&mut f, "ctaid.y");
+    let reductions = kernel.nodes.iter().filter(|n| matches!(n, Node::Reduce(..))).count() as u32;
+    let warps = layout.threads / 32;
+    let rows_share_a_block = matches!(kernel.split, Split::Rows) && warps == 1;
+    let needs_shared = reductions > 0 && warps > 1;
+    let shared_symbol = format!("{symbol}.shared");
+    let shared = needs_shared.then(|| {
+        let ty = Type::scalar(Element::Pointer(Space::Shared));
+        f.value(ty, format!("llvm.mlir.addressof @{shared_symbol} : !llvm.ptr<3>"))
+    });
+    let lane = if rows_share_a_block {
+        let mask = f.int(thread.ty, 31);
+        f.and(thread, mask)
+    } else {
+        thread
+    };
+    let (reads, writes) = args.split_at(kernel.reads.len());
+    let mut this = Kernel {
+        kernel,
+        analysis,
+        layout,
+        reads: reads.to_vec(),
+        writes: writes[..kernel.writes.len()].to_vec(),
+        thread: lane,
+        across,
+        shared,
+        streams: vec![],
+    };
+    if kernel.uses_turn() {
+        this.streams = this.random_streams(&mut f, args[args.len() - 1]);
+    }
+    let scalars = this.kernel_values(&mut f)?;
+    let launch = match kernel.split {
+        Split::Elements => this.elements(&mut f, &scalars, block)?,
+        Split::Rows => this.rows(&mut f, &scalars, thread, block)?,
+        Split::Chunks(rows) => this.chunks(&mut f, &scalars, rows, block)?,
+    };
+    let mut text = String::new();
+    if needs_shared {
+        let n = reductions * warps;
+        text += &format!(
+            "  llvm.mlir.global internal @{shared_symbol}() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{n} x f32>\n"
+        );
+    }
+    text += &f.finish(symbol, &types, &attributes(launch.block));
+    Ok((text, launch))
+}
+
+impl Layout {
+    fn of(kernel: &RowKernel, analysis: &Analysis) -> Emitted<Self> {
+        let cols = kernel.cols;
+        let items = match kernel.split {
+            Split::Elements => kernel.rows * cols,
+            Split::Rows | Split::Chunks(_) => cols,
+        };
+        let narrow = kernel.reads.iter().map(|r| r.dtype).chain(kernel.writes.iter().map(|w| w.dtype));
+        let widest = if narrow.into_iter().any(|d| d.bytes() == 2) { 8 } else { 4 };
+        let wide = [8u32, 4, 2, 1]
+            .into_iter()
+            .find(|&wide| {
+                wide <= widest && u64::from(wide) * 32 <= items.max(32) && fits(kernel, wide.into())
+            })
+            .unwrap_or(1);
+        let runs = cols.div_ceil(wide.into());
+        let has_rows = kernel.writes.iter().any(|w| matches!(w.what, Target::Row(_)))
+            || analysis.passes.iter().any(|p| !p.reduces.is_empty());
+        let layout = |threads: u32, across: u64| {
+            let turns = runs.div_ceil(u64::from(threads) * across);
+            let held = turns * u64::from(wide) <= HELD_MAX;
+            Layout { threads, wide, turns, held, across }
+        };
+        Ok(match kernel.split {
+            Split::Elements => Layout { threads: 256, wide, turns: 1, held: true, across: 1 },
+            Split::Rows if cols <= WARP_COLS_MAX => layout(32, 1),
+            Split::Rows if cols <= 8192 => layout(256, 1),
+            Split::Rows => layout(512, 1),
+            Split::Chunks(_) => {
+                let threads = (runs.next_multiple_of(32)).clamp(32, 256) as u32;
+                let across = if has_rows { 1 } else { runs.div_ceil(threads.into()) };
+                let threads =
+                    if across == 1 { runs.next_multiple_of(32).clamp(32, 512) as u32 } else { threads };
+                let layout = layout(threads, across);
+                if !layout.held {
+                    return Err(format!(
+                        "column sums of rows of {cols} with reductions are too wide for a block"
+                    ));
+                }
+                layout
+            }
+        })
+    }
+}
+
+/// Whether every operand's rows can be accessed `wide` elements at a time.
+fn fits(kernel: &RowKernel, wide: u64) -> bool {
+    if kernel.split == Split::Elements {
+        return true;
+    }
+    let strided = |stride: u64| stride % wide == 0;
+    kernel.cols % wide == 0
+        && kernel.reads.iter().all(|read| match &read.access {
+            Access::Element(RowMap::Affine { modulo: Some(1), .. }) => true,
+            Access::Element(_) => strided(read.stride),
+            Access::HalfRotated(_) => strided(read.stride) && (kernel.cols / 2) % wide == 0,
+            Access::Row(_) | Access::Scalar | Access::Table(_) => true,
+        })
+        && kernel.writes.iter().all(|write| match write.what {
+            Target::Element(_) | Target::ColumnSum(_) => strided(write.stride),
+            Target::Row(_) => true,
+        })
+}
+
+impl Kernel<'_> {
+    fn random_streams(&self, f: &mut Function, turn: Value) -> Vec<(NodeId, Stream, Value)> {
+        let turn = f.truncate(turn, Element::I32);
+        let mut streams = vec![];
+        for (index, node) in self.kernel.nodes.iter().enumerate() {
+            let &Node::Uniform { rng, site, sample_elements } = node else { continue };
+            let words: Values = (0..4)
+                .map(|i| {
+                    let i = f.index(i);
+                    let at = f.offset(self.reads[rng.0 as usize], i, Element::I32);
+                    f.load(at, Type::scalar(Element::I32), 4)
+                })
+                .collect();
+            let site = f.plus(turn, site.into());
+            let sample = f.zero_extend(words[3], Element::I64);
+            let first = f.times(sample, sample_elements);
+            let stream = Stream { key: [words[0], words[1]], step: words[2], site };
+            streams.push((NodeId(index as u32), stream, first));
+        }
+        streams
+    }
+
+    fn kernel_values(&self, f: &mut Function) -> Emitted<Scalars> {
+        let mut scalars = vec![None; self.kernel.nodes.len()];
+        for (index, node) in self.kernel.nodes.iter().enumerate() {
+            if self.analysis.levels[index] == Level::Kernel {
+                scalars[index] = Some(self.scalar(f, node, &scalars, &self.reads)?);
+            }
+        }
+        Ok(scalars)
+    }
+
+    /// A thread a run of neighbours; those past the end of the last whole run go one by one.
+    fn elements(&self, f: &mut Function, scalars: &Scalars, block: Value) -> Emitted<GpuLaunch> {
+        let (threads, wide) = (self.layout.threads, u64::from(self.layout.wide));
+        let all = self.kernel.rows * self.kernel.cols;
+        let blocks = all.div_ceil(wide * u64::from(threads));
+        let grid = u32::try_from(blocks).map_err(|_| format!("{all} elements are too many for a grid"))?;
+        let launch = GpuLaunch { grid: [grid, 1], block: threads, shared: 0 };
+        let Some(pass) = self.analysis.passes.first() else { return Ok(launch) };
+        let zero = f.index(0);
+        let place = Place { reads: self.reads.clone(), writes: self.writes.clone(), before: zero };
+        let block = f.zero_extend(block, Element::I64);
+        let first = f.times(block, threads.into());
+        let thread = f.zero_extend(self.thread, Element::I64);
+        let run = f.addi(first, thread);
+        let column = f.times(run, wide);
+        let whole = all / wide * wide;
+        let end = f.index(whole);
+        let is_whole = f.order(Order::Less, column, end);
+        let mut failed = None;
+        f.only_if(is_whole, |f| {
+            let at = Run { column, inside: None };
+            failed = self.flat_run(f, pass, scalars, &place, at, self.layout.wide).err();
+        });
+        if whole < all {
+            let is_last = f.order(Order::Equal, column, end);
+            f.only_if(is_last, |f| {
+                for i in 0..all - whole {
+                    let at = Run { column: f.plus(column, i), inside: None };
+                    failed = failed.take().or(self.flat_run(f, pass, scalars, &place, at, 1).err());
+                }
+            });
+        }
+        failed.map_or(Ok(launch), Err)
+    }
+
+    fn flat_run(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        place: &Place,
+        at: Run,
+        wide: u32,
+    ) -> Emitted<()> {
+        let mut held = vec![None; self.kernel.nodes.len()];
+        self.compute(f, pass, scalars, place, at, wide, &mut held)?;
+        for &write in &pass.writes {
+            self.write(f, write, scalars, &held, place, at, wide)?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self, f: &mut Function, scalars: &Scalars, thread: Value, block: Value) -> Emitted<GpuLaunch> {
+        let too_many = || format!("{} rows are too many for a grid", self.kernel.rows);
+        let block_wide = f.zero_extend(block, Element::I64);
+        if self.layout.threads > 32 {
+            let grid = u32::try_from(self.kernel.rows).map_err(|_| too_many())?;
+            self.row(f, scalars, block_wide)?;
+            return Ok(GpuLaunch { grid: [grid, 1], block: self.layout.threads, shared: 0 });
+        }
+        let warps = u64::from(WARPS).min(self.kernel.rows);
+        let grid = u32::try_from(self.kernel.rows.div_ceil(warps)).map_err(|_| too_many())?;
+        let warp = f.shr(thread, 5);
+        let warp = f.zero_extend(warp, Element::I64);
+        let first = f.times(block_wide, warps);
+        let row = f.addi(first, warp);
+        let end = f.index(self.kernel.rows);
+        let is_row = f.order(Order::Less, row, end);
+        let mut failed = None;
+        f.only_if(is_row, |f| failed = self.row(f, scalars, row).err());
+        failed.map_or(Ok(GpuLaunch { grid: [grid, 1], block: warps as u32 * 32, shared: 0 }), Err)
+    }
+
+    /// A block a chunk; column sums are carried over its rows.
+    fn chunks(&self, f: &mut Function, scalars: &Scalars, rows: u64, block: Value) -> Emitted<GpuLaunch> {
+        let Layout { threads, wide, turns, across, .. } = self.layout;
+        let (chunks, across_blocks) = (self.kernel.rows.div_ceil(rows), across);
+        let grid = [chunks, across_blocks].map(u32::try_from);
+        let [Ok(x), Ok(y)] = grid else { return Err(format!("{chunks} chunks are too many for a grid")) };
+        let item = f.zero_extend(block, Element::I64);
+        let first = f.times(item, rows);
+        let last = f.plus(first, rows);
+        let all = f.index(self.kernel.rows);
+        let last = f.minu(last, all);
+        let one = f.index(1);
+        let sums: Vec<usize> = self.column_sums().collect();
+        let per_sum = (turns * u64::from(wide)) as usize;
+        let zero = f.float(1, 0.0);
+        let carried = vec![zero; sums.len() * per_sum];
+        let carried = f.for_range((first, last, one), &carried, |f, row, carried| {
+            let held = self.row(f, scalars, row)?;
+            let mut next = vec![];
+            for &write in &sums {
+                let node = target_node(self.kernel.writes[write].what);
+                for run in &held {
+                    for i in 0..wide {
+                        let value =
+                            value_of(scalars, &run.values, node, i).or_else(|_| row_value(run, node))?;
+                        next.push(f.add(carried[next.len()], value));
+                    }
+                }
+            }
+            Ok::<_, String>(next)
+        })?;
+        for (&write, sums) in sums.iter().zip(carried.chunks(per_sum)) {
+            for (turn, sums) in (0..).zip(sums.chunks(wide as usize)) {
+                let run = self.run(f, turn);
+                let described = &self.kernel.writes[write];
+                let row = f.times(item, described.stride);
+                let column = f.zero_extend(run.column, Element::I64);
+                let at = f.addi(row, column);
+                let at = f.offset(self.writes[write], at, stored(described.dtype));
+                guarded(f, run.inside, |f| put(f, described, sums, at));
+            }
+        }
+        Ok(GpuLaunch { grid: [x, y], block: threads, shared: 0 })
+    }
+
+    fn column_sums(&self) -> impl Iterator<Item = usize> {
+        let is_sum = |w: &Write| matches!(w.what, Target::ColumnSum(_));
+        self.kernel.writes.iter().enumerate().filter(move |(_, w)| is_sum(w)).map(|(i, _)| i)
+    }
+
+    /// The run of a turn that is known when the kernel is written.
+    fn run(&self, f: &mut Function, turn: u64) -> Run {
+        let turn = f.int(Type::scalar(Element::I32), turn as i64);
+        self.run_at(f, turn)
+    }
+
+    fn run_at(&self, f: &mut Function, turn: Value) -> Run {
+        let Layout { threads, wide, turns, across, .. } = self.layout;
+        let mut turn = turn;
+        if across > 1 {
+            let first = f.times(self.across, turns);
+            turn = f.addi(first, turn);
+        }
+        let first = f.times(turn, threads.into());
+        let run = f.addi(first, self.thread);
+        let column = f.times(run, wide.into());
+        let cols = self.kernel.cols;
+        if u64::from(threads) * u64::from(wide) * turns * across == cols {
+            return Run { column, inside: None };
+        }
+        let (end, last) = (f.int(column.ty, cols as i64), f.int(column.ty, (cols - u64::from(wide)) as i64));
+        let inside = f.order(Order::Below, column, end);
+        Run { column: f.minu(column, last), inside: Some(inside) }
+    }
+
+    /// All passes over a row; gives what is held of it.
+    fn row(&self, f: &mut Function, scalars: &Scalars, row: Value) -> Emitted<Vec<HeldRun>> {
+        let place = self.place(f, row)?;
+        let mut scalars = scalars.clone();
+        let turns = if self.layout.held { self.layout.turns } else { 0 };
+        let nothing: Held = vec![None; self.kernel.nodes.len()];
+        let mut held: Vec<HeldRun> = (0..turns)
+            .map(|turn| HeldRun { run: self.run(f, turn), values: nothing.clone(), row: vec![] })
+            .collect();
+        let mut slot = 0;
+        for stage in 0..=self.analysis.passes.len() {
+            self.row_values(f, stage, &mut scalars, &place)?;
+            let Some(pass) = self.analysis.passes.get(stage) else { continue };
+            f.comment(format!("pass {stage}"));
+            let totals = match self.layout.held {
+                true => self.held_pass(f, pass, &scalars, &place, &mut held)?,
+                false => self.looped_pass(f, pass, &scalars, &place)?,
+            };
+            for (&node, total) in pass.reduces.iter().zip(totals) {
+                let (function, _) = self.reduction(node)?;
+                scalars[node.0 as usize] = Some(self.over_threads(f, function, total, slot));
+                slot += 1;
+            }
+        }
+        self.write_row_values(f, &scalars, &place)?;
+        for run in &mut held {
+            run.row.clone_from(&scalars);
+        }
+        Ok(held)
+    }
+
+    fn place(&self, f: &mut Function, row: Value) -> Emitted<Place> {
+        let before = f.times(row, self.kernel.cols);
+        let mut reads = vec![];
+        for (read, &base) in self.kernel.reads.iter().zip(&self.reads) {
+            reads.push(match &read.access {
+                Access::Scalar => base,
+                Access::Element(map) | Access::HalfRotated(map) | Access::Row(map) | Access::Table(map) => {
+                    let row = self.mapped_row(f, map, row)?;
+                    let first = f.times(row, read.stride);
+                    f.offset(base, first, stored(read.dtype))
+                }
+            });
+        }
+        let mut writes = vec![];
+        for (write, &base) in self.kernel.writes.iter().zip(&self.writes) {
+            let first = f.times(row, write.stride);
+            writes.push(f.offset(base, first, stored(write.dtype)));
+        }
+        Ok(Place { reads, writes, before })
+    }
+
+    fn mapped_row(&self, f: &mut Function, map: &RowMap, row: Value) -> Emitted<Value> {
+        match map {
+            RowMap::Affine { modulo: Some(1), .. } => Ok(f.index(0)),
+            RowMap::Affine { divide, modulo } => {
+                let mut row = row;
+                if *divide > 1 {
+                    let by = f.index(*divide);
+                    row = f.divu(row, by);
+                }
+                if let Some(rows) = modulo {
+                    let by = f.index(*rows);
+                    row = f.remu(row, by);
+                }
+                Ok(row)
+            }
+            RowMap::Gather(ids) => {
+                let read = &self.kernel.reads[ids.0 as usize];
+                let Access::Row(map) = &read.access else {
+                    return Err(format!("`{}` is not one id a row", read.name));
+                };
+                let row = self.mapped_row(f, map, row)?;
+                let at = f.times(row, read.stride);
+                let at = f.offset(self.reads[ids.0 as usize], at, Element::I32);
+                let id = f.load(at, Type::scalar(Element::I32), 4);
+                Ok(f.sign_extend(id, Element::I64))
+            }
+        }
+    }
+
+    fn row_values(
+        &self,
+        f: &mut Function,
+        stage: usize,
+        scalars: &mut Scalars,
+        place: &Place,
+    ) -> Emitted<()> {
+        for (index, node) in self.kernel.nodes.iter().enumerate() {
+            let ready = self.analysis.levels[index] == Level::Row && self.analysis.stages[index] == stage;
+            if ready && !matches!(node, Node::Reduce(..)) {
+                scalars[index] = Some(self.scalar(f, node, scalars, &place.reads)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&self, f: &mut Function, node: &Node, scalars: &Scalars, rows: &[Value]) -> Emitted<Value> {
+        match node {
+            Node::Load(input) => {
+                let input = input.0 as usize;
+                Ok(load(f, self.kernel.reads[input].dtype, rows[input], 1)[0])
+            }
+            Node::LoadAt(input, column) => {
+                let input = input.0 as usize;
+                // Held inside the row: what is read for an ignored target is dropped by a select.
+                let column = known(scalars, *column)?;
+                let last = f.int(column.ty, self.kernel.cols as i64 - 1);
+                let column = f.minu(column, last);
+                let column = f.zero_extend(column, Element::I64);
+                let dtype = self.kernel.reads[input].dtype;
+                let at = f.offset(rows[input], column, stored(dtype));
+                Ok(load(f, dtype, at, 1)[0])
+            }
+            _ => emit_pure(f, Machine::Gpu, &self.analysis, node, 1, |n| known(scalars, n)),
+        }
+    }
+
+    fn reduction(&self, node: NodeId) -> Emitted<(ReduceFn, NodeId)> {
+        match self.kernel.nodes[node.0 as usize] {
+            Node::Reduce(function, x) => Ok((function, x)),
+            _ => Err(format!("node {} is no reduction", node.0)),
+        }
+    }
+
+    /// A pass over what registers hold; gives this thread's totals.
+    fn held_pass(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        place: &Place,
+        held: &mut [HeldRun],
+    ) -> Emitted<Values> {
+        let wide = self.layout.wide;
+        for run in held.iter_mut() {
+            self.compute(f, pass, scalars, place, run.run, wide, &mut run.values)?;
+        }
+        let mut totals = self.neutrals(f, pass)?;
+        for run in held.iter() {
+            self.reduce(f, pass, scalars, &run.values, run.run, &mut totals)?;
+        }
+        for &write in &pass.writes {
+            for run in held.iter() {
+                self.write(f, write, scalars, &run.values, place, run.run, wide)?;
+            }
+        }
+        Ok(totals)
+    }
+
+    /// A pass by a loop over turns.
+    fn looped_pass(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        place: &Place,
+    ) -> Emitted<Values> {
+        let ty = Type::scalar(Element::I32);
+        let range = (f.int(ty, 0), f.int(ty, self.layout.turns as i64), f.int(ty, 1));
+        let totals = self.neutrals(f, pass)?;
+        f.for_range(range, &totals, |f, turn, totals| {
+            let run = self.run_at(f, turn);
+            let mut held = vec![None; self.kernel.nodes.len()];
+            self.compute(f, pass, scalars, place, run, self.layout.wide, &mut held)?;
+            let mut totals = totals.to_vec();
+            self.reduce(f, pass, scalars, &held, run, &mut totals)?;
+            for &write in &pass.writes {
+                self.write(f, write, scalars, &held, place, run, self.layout.wide)?;
+            }
+            Ok(totals)
+        })
+    }
+
+    fn neutrals(&self, f: &mut Function, pass: &Pass) -> Emitted<Values> {
+        pass.reduces.iter().map(|&n| Ok(f.float(1, neutral(self.reduction(n)?.0)))).collect()
+    }
+
+    fn reduce(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        held: &Held,
+        run: Run,
+        totals: &mut [Value],
+    ) -> Emitted<()> {
+        for (&node, total) in pass.reduces.iter().zip(totals) {
+            let (function, x) = self.reduction(node)?;
+            for i in 0..self.layout.wide {
+                let mut value = value_of(scalars, held, x, i)?;
+                if let Some(inside) = run.inside {
+                    let nothing = f.float(1, neutral(function));
+                    value = f.select(inside, value, nothing);
+                }
+                *total = pair(f, function, *total, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// The element nodes of a pass that this run has no values of yet.
+    #[expect(clippy::too_many_arguments, reason = "what a run is computed from")]
+    fn compute(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        place: &Place,
+        run: Run,
+        wide: u32,
+        held: &mut Held,
+    ) -> Emitted<()> {
+        for &node in &pass.compute {
+            if held[node.0 as usize].is_none() {
+                let values = self.element(f, node, scalars, place, run, wide, held)?;
+                held[node.0 as usize] = Some(values);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a run is computed from")]
+    fn element(
+        &self,
+        f: &mut Function,
+        node: NodeId,
+        scalars: &Scalars,
+        place: &Place,
+        run: Run,
+        wide: u32,
+        held: &Held,
+    ) -> Emitted<Values> {
+        match &self.kernel.nodes[node.0 as usize] {
+            Node::Load(input) => {
+                let read = &self.kernel.reads[input.0 as usize];
+                let mut column = run.column;
+                if matches!(read.access, Access::HalfRotated(_)) {
+                    let cols = f.int(column.ty, self.kernel.cols as i64);
+                    let partner = f.plus(column, self.kernel.cols / 2);
+                    column = f.remu(partner, cols);
+                }
+                let at = address(f, read.dtype, place.reads[input.0 as usize], column);
+                Ok(load(f, read.dtype, at, wide))
+            }
+            Node::Column => {
+                let mut column = run.column;
+                if column.ty.element == Element::I64 {
+                    let cols = f.index(self.kernel.cols);
+                    return Ok((0..wide)
+                        .map(|i| {
+                            let flat = f.plus(run.column, i.into());
+                            column = f.remu(flat, cols);
+                            f.truncate(column, Element::I32)
+                        })
+                        .collect());
+                }
+                Ok((0..wide).map(|i| f.plus(column, i.into())).collect())
+            }
+            &Node::Uniform { sample_elements, .. } => {
+                let (_, stream, first) = self
+                    .streams
+                    .iter()
+                    .find(|(n, ..)| *n == node)
+                    .ok_or_else(|| "a random stream that was not set up".to_string())?;
+                let column = match run.column.ty.element {
+                    Element::I64 => run.column,
+                    _ => f.zero_extend(run.column, Element::I64),
+                };
+                let element = f.addi(place.before, column);
+                let element = f.addi(*first, element);
+                let rows_whole = self.kernel.split == Split::Elements || self.kernel.cols % 4 == 0;
+                let mut values = vec![];
+                if wide % 4 == 0 && sample_elements % 4 == 0 && rows_whole {
+                    for i in (0..wide).step_by(4) {
+                        let element = f.plus(element, i.into());
+                        values.extend(uniform_quads(f, stream, element));
+                    }
+                } else {
+                    for i in 0..wide {
+                        let element = f.plus(element, i.into());
+                        values.push(uniform(f, stream, element));
+                    }
+                }
+                Ok(values)
+            }
+            pure => (0..wide)
+                .map(|i| {
+                    emit_pure(f, Machine::Gpu, &self.analysis, pure, 1, |n| value_of(scalars, held, n, i))
+                })
+                .collect(),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a run is written from")]
+    fn write(
+        &self,
+        f: &mut Function,
+        index: usize,
+        scalars: &Scalars,
+        held: &Held,
+        place: &Place,
+        run: Run,
+        wide: u32,
+    ) -> Emitted<()> {
+        let write = &self.kernel.writes[index];
+        let Target::Element(node) = write.what else { return Ok(()) };
+        let kind = self.analysis.kind_of(node);
+        let values: Values = (0..wide)
+            .map(|i| {
+                value_of(scalars, held, node, i).map(|v| for_result(f, kind, write.dtype != DType::I32, v))
+            })
+            .collect::<Emitted<_>>()?;
+        guarded(f, run.inside, |f| {
+            let at = address(f, write.dtype, place.writes[index], run.column);
+            put(f, write, &values, at);
+        });
+        Ok(())
+    }
+
+    fn write_row_values(&self, f: &mut Function, scalars: &Scalars, place: &Place) -> Emitted<()> {
+        let mut results = vec![];
+        for (write, &at) in self.kernel.writes.iter().zip(&place.writes) {
+            if let Target::Row(node) = write.what {
+                let value = known(scalars, node)?;
+                results.push((
+                    write,
+                    for_result(f, self.analysis.kind_of(node), write.dtype != DType::I32, value),
+                    at,
+                ));
+            }
+        }
+        if results.is_empty() {
+            return Ok(());
+        }
+        let zero = f.int(self.thread.ty, 0);
+        let is_first = f.order(Order::Equal, self.thread, zero);
+        f.only_if(is_first, |f| {
+            results.into_iter().for_each(|(write, value, at)| put(f, write, &[value], at))
+        });
+        Ok(())
+    }
+
+    /// One number of all threads of a row, known to all.
+    fn over_threads(&self, f: &mut Function, function: ReduceFn, total: Value, slot: u32) -> Value {
+        let mut total = total;
+        for distance in [16, 8, 4, 2, 1] {
+            let int = Type::scalar(Element::I32);
+            let (all, distance, clamp) = (f.int(int, -1), f.int(int, distance), f.int(int, 31));
+            let other = f.value(
+                total.ty,
+                format!("nvvm.shfl.sync bfly {all}, {total}, {distance}, {clamp} : f32 -> f32"),
+            );
+            total = pair(f, function, total, other);
+        }
+        let Some(shared) = self.shared else { return total };
+        let warps = self.layout.threads / 32;
+        let at = |f: &mut Function, index: Value| f.offset(shared, index, Element::F32);
+        let lane_mask = f.int(self.thread.ty, 31);
+        let lane = f.and(self.thread, lane_mask);
+        let zero = f.int(lane.ty, 0);
+        let is_first = f.order(Order::Equal, lane, zero);
+        let warp = f.shr(self.thread, 5);
+        f.only_if(is_first, |f| {
+            let index = f.plus(warp, (slot * warps).into());
+            let to = at(f, index);
+            f.store(total, to, 4);
+        });
+        f.line("nvvm.barrier0");
+        let ty = Type::scalar(Element::F32);
+        let mut sum = None;
+        for warp in 0..warps {
+            let index = f.int(Type::scalar(Element::I32), (slot * warps + warp).into());
+            let from = at(f, index);
+            let part = f.load(from, ty, 4);
+            sum = Some(sum.map_or(part, |sum| pair(f, function, sum, part)));
+        }
+        if matches!(self.kernel.split, Split::Chunks(_)) {
+            // The next row writes the same numbers.
+            f.line("nvvm.barrier0");
+        }
+        sum.unwrap_or(total)
+    }
+}
+
+/// A run, its values, and those of its row.
+struct HeldRun {
+    run: Run,
+    values: Held,
+    row: Scalars,
+}
+
+fn row_value(run: &HeldRun, node: NodeId) -> Emitted<Value> {
+    known(&run.row, node)
+}
+
+fn target_node(target: Target) -> NodeId {
+    let (Target::Element(node) | Target::Row(node) | Target::ColumnSum(node)) = target;
+    node
+}
+
+fn known(values: &[Option<Value>], node: NodeId) -> Emitted<Value> {
+    values[node.0 as usize].ok_or_else(|| format!("node {} has no value where it is used", node.0))
+}
+
+/// A node's value at the i-th column of a run: its own, or the row's.
+fn value_of(scalars: &Scalars, held: &Held, node: NodeId, i: u32) -> Emitted<Value> {
+    match &held[node.0 as usize] {
+        Some(values) => Ok(values[i as usize]),
+        None => known(scalars, node),
+    }
+}
+
+fn pair(f: &mut Function, function: ReduceFn, a: Value, b: Value) -> Value {
+    match function {
+        ReduceFn::Sum => f.add(a, b),
+        ReduceFn::Max => f.max(a, b),
+    }
+}
+
+fn address(f: &mut Function, dtype: DType, row: Value, column: Value) -> Value {
+    let column = match column.ty.element {
+        Element::I64 => column,
+        _ => f.zero_extend(column, Element::I64),
+    };
+    f.offset(row, column, stored(dtype))
+}
+
+fn guarded(f: &mut Function, inside: Option<Value>, body: impl FnOnce(&mut Function)) {
+    match inside {
+        None => body(f),
+        Some(inside) => f.only_if(inside, body),
+    }
+}
+
+/// Stores neighbours, on top of what is there if the write says so.
+fn put(f: &mut Function, write: &Write, values: &[Value], at: Value) {
+    let values: Values = match write.accumulate {
+        true => {
+            let before = load(f, write.dtype, at, values.len() as u32);
+            let add = |(a, b): (Value, &Value)| {
+                if write.dtype == DType::I32 { f.addi(a, *b) } else { f.add(a, *b) }
+            };
+            before.into_iter().zip(values).map(add).collect()
+        }
+        false => values.to_vec(),
+    };
+    store(f, write.dtype, &values, at);
+}
