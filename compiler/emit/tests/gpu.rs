@@ -2,6 +2,8 @@
 //!
 //! Needs `ptxas`: `DSPC_PTXAS` or PATH. Without it the text is still written, and the test says loudly what it left out.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod support;
 
 use dspc_emit::{GpuChip, GpuLaunch, compile_ptx, gpu_module};

@@ -1,5 +1,7 @@
 //! Row kernels on this CPU against their f64 reading, at odd shapes, in pieces, with canaries round every operand.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod support;
 
 use dspc_emit::CpuLevel;

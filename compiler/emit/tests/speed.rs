@@ -1,5 +1,7 @@
 //! Timings of kernels on this CPU, printed and never asserted: `cargo test -p dspc-emit --test speed -- --ignored --nocapture`.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod support;
 
 use dspc_emit::CpuLevel;

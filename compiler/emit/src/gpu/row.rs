@@ -192,12 +192,12 @@ fn fits(kernel: &RowKernel, wide: u64) -> bool {
     if kernel.split == Split::Elements {
         return true;
     }
-    let strided = |stride: u64| stride % wide == 0;
-    kernel.cols % wide == 0
+    let strided = |stride: u64| stride.is_multiple_of(wide);
+    kernel.cols.is_multiple_of(wide)
         && kernel.reads.iter().all(|read| match &read.access {
             Access::Element(RowMap::Affine { modulo: Some(1), .. }) => true,
             Access::Element(_) => strided(read.stride),
-            Access::HalfRotated(_) => strided(read.stride) && (kernel.cols / 2) % wide == 0,
+            Access::HalfRotated(_) => strided(read.stride) && (kernel.cols / 2).is_multiple_of(wide),
             Access::Row(_) | Access::Scalar | Access::Table(_) => true,
         })
         && kernel.writes.iter().all(|write| match write.what {
@@ -657,9 +657,9 @@ impl Kernel<'_> {
                 };
                 let element = f.addi(place.before, column);
                 let element = f.addi(*first, element);
-                let rows_whole = self.kernel.split == Split::Elements || self.kernel.cols % 4 == 0;
+                let rows_whole = self.kernel.split == Split::Elements || self.kernel.cols.is_multiple_of(4);
                 let mut values = vec![];
-                if wide % 4 == 0 && sample_elements % 4 == 0 && rows_whole {
+                if wide.is_multiple_of(4) && sample_elements % 4 == 0 && rows_whole {
                     for i in (0..wide).step_by(4) {
                         let element = f.plus(element, i.into());
                         values.extend(uniform_quads(f, stream, element));

@@ -50,7 +50,7 @@ impl Native {
         turn: Option<u64>,
         cuts: &[u64],
     ) -> Vec<Operand> {
-        let buffers: Vec<_> = inputs.iter().chain(outputs).map(|o| Buffer::of(o)).collect();
+        let buffers: Vec<_> = inputs.iter().chain(outputs).map(Buffer::of).collect();
         let mut args: Vec<*mut c_void> = buffers.iter().map(Buffer::pointer).collect();
         if let Some(turn) = turn {
             args.push(turn as *mut c_void);

@@ -56,7 +56,7 @@ impl<'k> Geometry<'k> {
         if k.head_dim > 256 {
             return Err(format!("a head of {} is wider than 256", k.head_dim));
         }
-        if k.heads % k.kv_heads != 0 {
+        if !k.heads.is_multiple_of(k.kv_heads) {
             return Err(format!("{} query heads for {} key heads", k.heads, k.kv_heads));
         }
         if k.strides.len() != operands {
