@@ -63,11 +63,15 @@ pub fn read(root: &Path, patterns: &[String]) -> Result<Vec<Text>, Error> {
     Ok(texts)
 }
 
-/// The characters of the texts, each once, sorted: the alphabet of `tokenizer: "chars"`.
+/// The characters of the files that the patterns name, each once, sorted: the alphabet of `tokenizer: "chars"`.
 ///
 /// # Errors
-/// R0103.
-pub fn characters(texts: &[Text]) -> Result<String, Error> {
+/// Those of [`read`]; R0103.
+pub fn characters(patterns: &[String], root: &Path) -> Result<String, Error> {
+    alphabet(&read(root, patterns)?)
+}
+
+fn alphabet(texts: &[Text]) -> Result<String, Error> {
     let mut ascii = [false; 128];
     let mut others = BTreeSet::new();
     for text in texts {
@@ -147,14 +151,14 @@ mod tests {
     fn the_alphabet_is_sorted() {
         let dir = folder(&[("a.txt", "zaß\n".as_bytes()), ("b.txt", "éa".as_bytes())]);
         let texts = read(dir.path(), &patterns(&["*.txt"])).unwrap();
-        assert_eq!(characters(&texts).unwrap(), "\nazßé");
+        assert_eq!(alphabet(&texts).unwrap(), "\nazßé");
     }
 
     #[test]
     fn bytes_that_are_no_text_are_found() {
         let dir = folder(&[("a.txt", b"ok \xff")]);
         let texts = read(dir.path(), &patterns(&["*.txt"])).unwrap();
-        let error = characters(&texts).unwrap_err();
+        let error = alphabet(&texts).unwrap_err();
         assert_eq!(error.code(), "R0103");
         assert!(error.to_string().ends_with("a.txt` is not UTF-8 text: byte 3 begins no character"));
     }

@@ -12,6 +12,7 @@ mod pool;
 use crate::error::Error;
 use dspc_program::BufferId;
 
+pub(crate) use arena::element_bytes;
 pub use pool::threads_wanted;
 
 /// The entries of a program.
@@ -39,11 +40,11 @@ pub trait Device {
     /// R0202 where the slot is not there or is shorter.
     fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Copies bytes from the start of a slot.
+    /// Copies bytes from a slot, from its byte `start` on.
     ///
     /// # Errors
     /// R0202 where the slot is not there or is shorter.
-    fn read(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error>;
+    fn read(&self, buffer: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error>;
 
     /// For people: `2 threads`.
     fn describe(&self) -> String;

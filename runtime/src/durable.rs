@@ -50,3 +50,43 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(format!(".{}.{suffix}", std::process::id()));
     path.with_file_name(name)
 }
+
+/// Fills a folder under another name, then puts it in the place of `path`. On an error, nothing of it stays.
+pub(crate) fn replace_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let temporary = beside(path, "tmp");
+    let result = remove_folder(&temporary)
+        .and_then(|()| make_folder(&temporary))
+        .and_then(|()| fill(&temporary))
+        .and_then(|()| sync_folder(&temporary))
+        .and_then(|()| exchange(&temporary, path));
+    if result.is_err() {
+        _ = std::fs::remove_dir_all(&temporary);
+    }
+    result
+}
+
+/// A folder cannot be renamed over one with contents: the old one steps aside first.
+fn exchange(temporary: &Path, path: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return rename(temporary, path);
+    }
+    let old = beside(path, "old");
+    remove_folder(&old)?;
+    rename(path, &old)?;
+    if let Err(error) = rename(temporary, path) {
+        _ = std::fs::rename(&old, path);
+        return Err(error);
+    }
+    remove_folder(&old)
+}
+
+/// Removes a folder if it is there.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::write(path, e)),
+        _ => Ok(()),
+    }
+}

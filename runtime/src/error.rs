@@ -174,16 +174,19 @@ pub enum Error {
         /// The run folder.
         path: PathBuf,
     },
-    /// R0501. The loss or a gradient is not finite.
-    #[error("the {what} of step {step} is not finite; the step was not applied")]
+    /// R0501. The loss, a gradient or a weight is not finite.
+    #[error("the {what} of step {step} is not finite")]
     NotFinite {
-        /// `loss` or `gradient`.
-        what: &'static str,
+        /// `loss`, `gradient` or a weight's name.
+        what: String,
         /// The step, from 1.
         step: u64,
         /// Newest whole checkpoint, if there is one.
         checkpoint: Option<PathBuf>,
     },
+    /// R0502. Generation met logits that are not finite.
+    #[error("the model's logits are not finite")]
+    LogitsNotFinite,
     /// R0601. More memory than there is.
     #[error("the program needs {} and this machine has {}", bytes(*needed), bytes(*available))]
     Memory {
@@ -242,6 +245,7 @@ impl Error {
             Self::DataChanged { .. } => "R0404",
             Self::RunExists { .. } => "R0405",
             Self::NotFinite { .. } => "R0501",
+            Self::LogitsNotFinite => "R0502",
             Self::Memory { .. } => "R0601",
             Self::Threads { .. } => "R0602",
             Self::NoLogits => "R0603",
@@ -305,6 +309,7 @@ impl Error {
                 )
             }
             Self::NotFinite { .. } => "lower the learning rate, lengthen the warm-up or set `clip`".into(),
+            Self::LogitsNotFinite => "use an older checkpoint of the run".into(),
             Self::Memory { .. } => {
                 "lower `micro_batch`, `sequence` or the model's size; `dspc plan` shows what each costs"
                     .into()
@@ -329,7 +334,7 @@ impl Error {
             Self::CheckpointMissing { .. } => 5,
             Self::CheckpointDamaged { .. } | Self::CheckpointMismatch { .. } | Self::DataChanged { .. } => 7,
             Self::RunExists { .. } => 1,
-            Self::NotFinite { .. } => 6,
+            Self::NotFinite { .. } | Self::LogitsNotFinite => 6,
             Self::Memory { .. } | Self::Threads { .. } => 5,
             Self::NoLogits => 7,
             Self::WrongLength { .. } | Self::PromptEmpty => 1,
@@ -360,4 +365,127 @@ pub(crate) fn bytes(count: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// The page of a code.
+pub fn explain(code: &str) -> Option<&'static str> {
+    PAGES.iter().find(|(known, _)| *known == code).map(|(_, page)| *page)
+}
+
+macro_rules! pages {
+    ($($code:literal),* $(,)?) => {
+        [$(($code, include_str!(concat!("../../docs/errors/", $code, ".md")))),*]
+    };
+}
+
+const PAGES: [(&str, &str); 28] = pages![
+    "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
+    "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
+    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone() -> std::io::Error {
+        std::io::Error::from_raw_os_error(2)
+    }
+
+    fn examples() -> Vec<Error> {
+        vec![
+            Error::DataMissing { pattern: "wiki/*.txt".into(), root: "specs".into() },
+            Error::DataUnreadable {
+                path: "specs/a.txt".into(),
+                source: std::io::Error::from_raw_os_error(13),
+            },
+            Error::DataNotUtf8 { path: "specs/a.txt".into(), offset: 1042 },
+            Error::DataEmpty { files: 2 },
+            Error::DataShort { part: "training", tokens: 60, sequence: 64 },
+            Error::CharacterUnknown { character: 'é', position: 3, place: "the prompt".into() },
+            Error::IdOutOfRange { id: 50256, vocab: 256 },
+            Error::ArtifactUnreadable { path: "train.dspx/program.json".into(), source: gone() },
+            Error::ArtifactMalformed {
+                path: "train.dspx/program.json".into(),
+                reason: "EOF while parsing a value at line 1 column 0".into(),
+            },
+            Error::ArtifactVersion { path: "train.dspx/program.json".into(), found: 2, expected: 1 },
+            Error::ArtifactHash {
+                path: "train.dspx/cpu.so".into(),
+                found: "4ae1…".into(),
+                expected: "09c7…".into(),
+            },
+            Error::TargetMissing { wanted: "cpu".into(), present: "sm_90a".into() },
+            Error::CpuFeatures { level: "x86-64-v4".into(), missing: "avx512bw, avx512f".into() },
+            Error::KernelsUnloadable {
+                path: "train.dspx/cpu.so".into(),
+                reason: "undefined symbol: row_1f2e".into(),
+            },
+            Error::DiskFull { path: "runs/train/checkpoint-400.tmp/model.safetensors".into() },
+            Error::WriteFailed { path: "runs/train".into(), source: std::io::Error::from_raw_os_error(13) },
+            Error::CheckpointMissing { path: "runs/train".into() },
+            Error::CheckpointDamaged {
+                path: "runs/train/checkpoint-400".into(),
+                reason: "model.safetensors was changed".into(),
+            },
+            Error::CheckpointMismatch {
+                path: "runs/train/checkpoint-400".into(),
+                reason: "its `batch` is 8, and the program's is 12".into(),
+            },
+            Error::DataChanged { path: "runs/train/checkpoint-400".into() },
+            Error::RunExists { path: "runs/train".into() },
+            Error::NotFinite {
+                what: "loss".into(),
+                step: 417,
+                checkpoint: Some("runs/train/checkpoint-400".into()),
+            },
+            Error::LogitsNotFinite,
+            Error::Memory { needed: 40 << 30, available: 16 << 30 },
+            Error::Threads { value: "two".into(), max: 1024 },
+            Error::NoLogits,
+            Error::WrongLength { expected: 768, found: 767 },
+            Error::PromptEmpty,
+        ]
+    }
+
+    /// Each page opens with its code, shows the message and the remedy of its example, and names its exit code.
+    #[test]
+    fn every_code_has_a_page_that_shows_what_users_see() {
+        let examples = examples();
+        assert_eq!(examples.iter().map(Error::code).collect::<Vec<_>>(), PAGES.map(|(code, _)| code));
+        for error in examples {
+            let page = explain(error.code()).unwrap();
+            let seen = format!("error[{}]: {error}\n  = help: {}\n", error.code(), error.remedy());
+            assert!(page.starts_with(&format!("# {}: ", error.code())), "{page}");
+            assert!(page.contains(&seen), "the page of {} lacks:\n{seen}", error.code());
+            assert!(page.contains(&format!("Exit code {}.", error.exit_code())), "{page}");
+        }
+        assert_eq!(explain("R9999"), None);
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_code() {
+        use std::io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, StorageFull};
+        for (kind, code) in [
+            (StorageFull, "R0301"),
+            (QuotaExceeded, "R0301"),
+            (FileTooLarge, "R0301"),
+            (PermissionDenied, "R0302"),
+        ] {
+            assert_eq!(Error::write(Path::new("x"), kind.into()).code(), code);
+        }
+    }
+
+    #[test]
+    fn bytes_for_people() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (40 << 30, "40.0 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+    }
 }

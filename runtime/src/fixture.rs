@@ -1,5 +1,6 @@
 //! Small programs made by hand, for tests: kernels from a few lines of C, so that the runtime is tested without the compiler.
 
+use crate::artifact::{self, Artifact, KernelFile};
 use dspc_program::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,4 +138,117 @@ pub(crate) fn repeat(over: Over, count: u64, reverse: bool, body: Vec<Instructio
 
 pub(crate) fn at(buffer: BufferId) -> Arg {
     Arg::At(Place::of(buffer))
+}
+
+/// A table of next-byte logits, trained with momentum: the smallest model that uses every role.
+///
+/// Batch 4 as two micro-batches of 2, sequence 4, 20 steps; text and artifact are written into `dir`.
+pub(crate) fn bigram(dir: &Path) -> Artifact {
+    use ElementType::{F32, I32};
+    const V: u64 = 256;
+    let mut b = Builder::new();
+    let table = b.buffer("table", F32, V * V, 1, Role::Param);
+    let momentum = b.buffer("table.momentum", F32, V * V, 1, Role::Moment);
+    let gradient = b.buffer("table.d", F32, V * V, 1, Role::Inner);
+    let tokens = b.buffer("tokens", I32, 8, 2, Role::Tokens);
+    let targets = b.buffer("targets", I32, 8, 2, Role::Targets);
+    let inverse = b.buffer("inverse", F32, 1, 1, Role::InvTargets);
+    let rng = b.buffer("rng", I32, 4, 2, Role::Rng);
+    let applied = b.buffer("applied", I32, 1, 1, Role::AppliedSteps);
+    let loss = b.buffer("loss", F32, 1, 2, Role::Loss);
+    let norm = b.buffer("norm", F32, 1, 1, Role::GradNorm);
+    let finite = b.buffer("finite", F32, 1, 1, Role::Finite);
+    let rates = b.buffer("rates", F32, 64, 1, Role::Table);
+    let logits = b.buffer("logits", F32, 4 * V, 1, Role::Logits);
+    let softmax = "const int *x = args[0], *y = args[1]; const float *inv = args[2], *w = args[3]; float *loss = args[4]; \
+        *loss = 0; for (int i = 0; i < 8; i++) { if (y[i] < 0) continue; const float *row = w + 256 * x[i]; \
+        float top = row[0], sum = 0; for (int j = 0; j < 256; j++) top = fmaxf(top, row[j]); \
+        for (int j = 0; j < 256; j++) sum += expf(row[j] - top); *loss += *inv * (logf(sum) + top - row[y[i]]);";
+    let evaluate = b.kernel("evaluate", 1, &[I32, I32, F32, F32, F32], false, &format!("{softmax} }}"));
+    let forward = b.kernel(
+        "forward",
+        1,
+        &[I32, I32, F32, F32, F32, F32, I32],
+        false,
+        &format!(
+            "{softmax} float *d = (float *)args[5] + 256 * x[i]; \
+             for (int j = 0; j < 256; j++) d[j] += *inv * (expf(row[j] - top) / sum - (j == y[i])); }}"
+        ),
+    );
+    let update = b.kernel(
+        "update",
+        1,
+        &[F32, F32, F32, F32, I32, F32, F32],
+        false,
+        "float *w = args[0], *d = args[1], *m = args[2], *rates = args[3]; int *applied = args[4]; float sum = 0; \
+         for (int i = 0; i < 65536; i++) sum += d[i] * d[i]; *(float *)args[5] = sqrtf(sum); \
+         *(float *)args[6] = isfinite(sum); if (!isfinite(sum)) return; \
+         for (int i = 0; i < 65536; i++) { m[i] = 0.9f * m[i] + d[i]; w[i] -= rates[*applied] * m[i]; } ++*applied;",
+    );
+    let read = b.kernel(
+        "read",
+        4,
+        &[I32, F32, F32],
+        false,
+        "for (int64_t i = begin; i < end; i++) for (int j = 0; j < 256; j++) \
+         ((float *)args[2])[256 * i + j] = ((float *)args[1])[256 * ((int *)args[0])[i] + j];",
+    );
+    let each = |buffer| Arg::At(Place { micro: true, ..Place::of(buffer) });
+    let micro = [each(tokens), each(targets), at(inverse), at(table), each(loss), at(gradient), each(rng)];
+    b.program.train.body = vec![
+        instruction(Action::Zero { at: Place::of(gradient) }),
+        repeat(Over::MicroBatches, 2, false, vec![launch(forward, &micro)]),
+        launch(
+            update,
+            &[at(table), at(gradient), at(momentum), at(rates), at(applied), at(norm), at(finite)],
+        ),
+    ];
+    b.program.evaluate.body =
+        vec![launch(evaluate, &[at(tokens), at(targets), at(inverse), at(table), at(loss)])];
+    let body = vec![launch(read, &[at(tokens), at(table), at(logits)])];
+    b.program.logits = Some(Entry { body, peak_bytes: 0 });
+    b.program.tables = vec![Table { buffer: rates, formula: Formula::LearningRate }];
+    b.program.params = vec![Param {
+        name: "table".into(),
+        dims: vec![V, V],
+        init: Init::Normal(0.02),
+        site: 1,
+        buffer: table,
+        slot: 0,
+    }];
+    b.program.data.holdout = 0.1;
+    b.program.training = Training {
+        batch: 4,
+        micro_batch: 2,
+        accumulation: 2,
+        steps: 20,
+        log_every: 5,
+        schedule: LrSchedule::Cosine { peak: 2.0, warmup: 2, floor: 0.1, steps: 20 },
+        sample: Some(Sample { prompt: "to".into(), tokens: 8 }),
+        ..b.program.training
+    };
+    std::fs::create_dir_all(dir.join("text")).unwrap();
+    std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(12)).unwrap();
+    let bytes = std::fs::read(b.compile(dir)).unwrap();
+    b.program.targets = vec![Target {
+        name: "cpu".into(),
+        file: "cpu.so".into(),
+        hash: artifact::hash(&bytes),
+        level: "x86-64".into(),
+        features: Vec::new(),
+    }];
+    write(dir, &b.program, &bytes)
+}
+
+/// The artifact of `dir`, its program changed.
+pub(crate) fn changed(dir: &Path, artifact: &Artifact, change: impl FnOnce(&mut Program)) -> Artifact {
+    let mut program = artifact.program.clone();
+    change(&mut program);
+    write(dir, &program, &std::fs::read(artifact.directory.join("cpu.so")).unwrap())
+}
+
+fn write(dir: &Path, program: &Program, kernels: &[u8]) -> Artifact {
+    let directory = dir.join("tiny.dspx");
+    artifact::write(&directory, program, &[KernelFile { name: "cpu.so", bytes: kernels }]).unwrap();
+    artifact::read(&directory).unwrap()
 }

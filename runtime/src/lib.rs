@@ -1,24 +1,36 @@
 //! Runs a compiled program: data in, steps through a device, checkpoints and numbers out.
 //!
-//! Never links the compiler or MLIR, never reads a spec, never prints: text goes through the `Reporter` that the caller hands in.
+//! Never links the compiler or MLIR, never reads a spec, never prints: text goes through the [`Reporter`] that the caller hands in.
 //! Result bits depend on the program, the seed and the text; never on the number of threads.
 //!
-//! Ways in: [`device::cpu::Cpu`] runs entries, [`Sampler`] yields ids.
+//! Ways in: [`artifact::read`], [`train::run`], [`generate::generate`], and [`Session`] for programs that feed their own ids.
 
+pub mod artifact;
+pub mod checkpoint;
 pub mod data;
 pub mod device;
 mod durable;
 mod error;
 #[cfg(test)]
 mod fixture;
+pub mod generate;
+mod initial;
+mod metrics;
 pub mod philox;
+mod report;
 mod sampler;
+mod session;
 mod shuffle;
+mod tables;
 mod tokenizer;
 mod tokens;
+pub mod train;
 
-pub use error::Error;
+pub use artifact::Artifact;
+pub use error::{Error, explain};
+pub use report::{Reporter, Silent, Terminal};
 pub use sampler::{Holdout, Sampler};
+pub use session::{Session, StepStats};
 pub use shuffle::Permutation;
 pub use tokenizer::{TextTokenizer, decode_stream::DecodeStream};
 pub use tokens::TokenStream;

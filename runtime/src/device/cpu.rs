@@ -110,10 +110,12 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn read(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error> {
+    fn read(&self, buffer: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let buffer = self.buffer(buffer)?;
-        let source = self.arenas.slot(buffer, slot, bytes.len()).ok_or_else(|| outside(&buffer.name))?;
-        bytes.copy_from_slice(source);
+        let end = usize::try_from(start).ok().and_then(|start| start.checked_add(bytes.len()));
+        let source =
+            end.and_then(|end| self.arenas.slot(buffer, slot, end)).ok_or_else(|| outside(&buffer.name))?;
+        bytes.copy_from_slice(&source[start as usize..]);
         Ok(())
     }
 
@@ -179,7 +181,7 @@ mod tests {
 
     fn floats(device: &Cpu, buffer: BufferId, slot: u64, count: usize) -> Vec<f32> {
         let mut out = vec![0f32; count];
-        device.read(buffer, slot, bytemuck::cast_slice_mut(&mut out)).unwrap();
+        device.read(buffer, slot, 0, bytemuck::cast_slice_mut(&mut out)).unwrap();
         out
     }
 

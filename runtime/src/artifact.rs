@@ -1,0 +1,273 @@
+//! A `.dspx` folder: `program.json` and one kernel file a target.
+//!
+//! The version is read before anything else is believed; a kernel file is used only if it has the hash that the program states.
+
+mod cpu_features;
+
+use crate::device::cpu::Cpu;
+use crate::durable;
+use crate::error::Error;
+use dspc_program::{FORMAT_VERSION, Program, Target};
+use std::path::{Component, Path, PathBuf};
+
+/// The program's file in an artifact.
+pub(crate) const PROGRAM_FILE: &str = "program.json";
+
+/// An artifact that was read.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// Its folder.
+    pub directory: PathBuf,
+    /// Its program.
+    pub program: Program,
+}
+
+/// A kernel file to write.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelFile<'a> {
+    /// [`Target::file`] of the target that it is for.
+    pub name: &'a str,
+    /// Its contents.
+    pub bytes: &'a [u8],
+}
+
+/// Reads an artifact's program. Kernel files are read when a device is made.
+///
+/// # Errors
+/// R0201, R0202, R0203.
+pub fn read(directory: &Path) -> Result<Artifact, Error> {
+    let path = directory.join(PROGRAM_FILE);
+    let bytes =
+        std::fs::read(&path).map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
+    let malformed = |reason: String| Error::ArtifactMalformed { path: path.clone(), reason };
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let version = value.get("format_version").and_then(serde_json::Value::as_u64);
+    match version {
+        Some(version) if version == u64::from(FORMAT_VERSION) => {}
+        Some(found) => return Err(Error::ArtifactVersion { path, found, expected: FORMAT_VERSION }),
+        None => return Err(malformed("it states no format version".into())),
+    }
+    let program: Program = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
+    check_numbers(&program).map_err(malformed)?;
+    Ok(Artifact { directory: directory.into(), program })
+}
+
+/// The numbers that the training loop divides by or multiplies.
+fn check_numbers(program: &Program) -> Result<(), String> {
+    let (data, training) = (&program.data, &program.training);
+    let positive = [
+        ("sequence", data.sequence),
+        ("batch", training.batch),
+        ("micro_batch", training.micro_batch),
+        ("accumulation", training.accumulation),
+    ];
+    for (name, value) in positive {
+        if value == 0 || value > u64::from(u32::MAX) {
+            return Err(format!("`{name}` is {value}"));
+        }
+    }
+    if training.micro_batch.checked_mul(training.accumulation) != Some(training.batch) {
+        return Err("`batch` is not `micro_batch` times `accumulation`".into());
+    }
+    if !(0.0..1.0).contains(&data.holdout) {
+        return Err(format!("`holdout` is {}", data.holdout));
+    }
+    Ok(())
+}
+
+impl Artifact {
+    /// The kernel file of a target, its hash checked.
+    ///
+    /// # Errors
+    /// R0201, R0202, R0204, R0205.
+    pub fn kernels(&self, target: &str) -> Result<(&Target, PathBuf), Error> {
+        let targets = &self.program.targets;
+        let Some(target) = targets.iter().find(|t| t.name == target) else {
+            let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
+            let present = if names.is_empty() { "none".into() } else { names.join(", ") };
+            return Err(Error::TargetMissing { wanted: target.into(), present });
+        };
+        let path = self.directory.join(file_name(&target.file).ok_or_else(|| Error::ArtifactMalformed {
+            path: self.directory.join(PROGRAM_FILE),
+            reason: format!("{:?} is no file name", target.file),
+        })?);
+        let bytes = std::fs::read(&path)
+            .map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
+        let found = hash(&bytes);
+        if found != target.hash {
+            return Err(Error::ArtifactHash { path, found, expected: target.hash.clone() });
+        }
+        Ok((target, path))
+    }
+
+    /// The program on this machine's CPU.
+    ///
+    /// # Errors
+    /// Those of [`Self::kernels`] and [`Cpu::new`]; R0206.
+    pub fn cpu(&self, threads: usize) -> Result<Cpu, Error> {
+        let (target, path) = self.kernels("cpu")?;
+        let missing = cpu_features::missing(&target.level, &target.features);
+        if !missing.is_empty() {
+            return Err(Error::CpuFeatures { level: target.level.clone(), missing: missing.join(", ") });
+        }
+        Cpu::new(&self.program, &path, threads)
+    }
+}
+
+/// A name of one file in the artifact's own folder, or nothing.
+fn file_name(name: &str) -> Option<&str> {
+    let mut components = Path::new(name).components();
+    let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    plain.then_some(name)
+}
+
+/// BLAKE3 of a file's contents, hex, as [`Target::hash`] has it.
+pub fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// Writes an artifact: whole under its name, or not at all. One that is there is replaced.
+///
+/// # Errors
+/// R0301, R0302.
+pub fn write(directory: &Path, program: &Program, files: &[KernelFile<'_>]) -> Result<(), Error> {
+    let json = to_json(program, directory)?;
+    durable::replace_folder(directory, |temporary| {
+        durable::write_synced(&temporary.join(PROGRAM_FILE), &[&json])?;
+        for file in files {
+            let name = file_name(file.name).ok_or_else(|| Error::WriteFailed {
+                path: file.name.into(),
+                source: std::io::Error::from(std::io::ErrorKind::InvalidFilename),
+            })?;
+            durable::write_synced(&temporary.join(name), &[file.bytes])?;
+        }
+        Ok(())
+    })
+}
+
+/// Readable, and the same bytes for the same program.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut json = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::WriteFailed { path: path.into(), source: e.into() })?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// Replaces a file's contents in one moment.
+///
+/// # Errors
+/// R0301, R0302.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    durable::replace(path, &[bytes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Builder;
+
+    fn target(file: &str, bytes: &[u8]) -> Target {
+        Target {
+            name: "cpu".into(),
+            file: file.into(),
+            hash: hash(bytes),
+            level: "x86-64".into(),
+            features: vec![],
+        }
+    }
+
+    fn written(dir: &Path) -> PathBuf {
+        let mut builder = Builder::new();
+        builder.program.targets.push(target("cpu.so", b"kernels"));
+        let directory = dir.join("x.dspx");
+        write(&directory, &builder.program, &[KernelFile { name: "cpu.so", bytes: b"kernels" }]).unwrap();
+        directory
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = written(dir.path());
+        let first = std::fs::read(directory.join(PROGRAM_FILE)).unwrap();
+        let artifact = read(&directory).unwrap();
+        assert_eq!(artifact.program.name, "tiny");
+        assert_eq!(artifact.kernels("cpu").unwrap().1, directory.join("cpu.so"));
+        written(dir.path());
+        assert_eq!(std::fs::read(directory.join(PROGRAM_FILE)).unwrap(), first, "replaced by the same bytes");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_kernel_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = written(dir.path());
+        let artifact = read(&directory).unwrap();
+        for bit in 0..7 * 8 {
+            let mut bytes = *b"kernels";
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(directory.join("cpu.so"), bytes).unwrap();
+            let error = artifact.kernels("cpu").unwrap_err();
+            assert_eq!((error.code(), error.exit_code()), ("R0204", 7));
+        }
+        std::fs::remove_file(directory.join("cpu.so")).unwrap();
+        assert_eq!(artifact.kernels("cpu").unwrap_err().code(), "R0201");
+        let error = artifact.kernels("sm_90a").unwrap_err();
+        assert_eq!(error.to_string(), "the artifact has no kernels for `sm_90a`; it has cpu");
+    }
+
+    #[test]
+    fn another_version_is_refused_before_the_rest_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let cases = [
+            (r#"{"format_version": 99}"#, "R0203"),
+            (r#"{"format_version": "1"}"#, "R0202"),
+            (r#"{"format_version": 1}"#, "R0202"),
+            ("[1, 2", "R0202"),
+            ("", "R0202"),
+        ];
+        for (text, code) in cases {
+            std::fs::write(dir.path().join(PROGRAM_FILE), text).unwrap();
+            assert_eq!(read(dir.path()).unwrap_err().code(), code, "{text}");
+        }
+        assert_eq!(read(&dir.path().join("none")).unwrap_err().code(), "R0201");
+    }
+
+    #[test]
+    fn a_cut_program_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = written(dir.path());
+        let whole = std::fs::read(directory.join(PROGRAM_FILE)).unwrap();
+        for end in 0..whole.len() - 2 {
+            std::fs::write(directory.join(PROGRAM_FILE), &whole[..end]).unwrap();
+            assert_eq!(read(&directory).unwrap_err().code(), "R0202", "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = written(dir.path());
+        let refused = |change: &dyn Fn(&mut Program)| {
+            let mut program = read(&written(dir.path())).unwrap().program;
+            change(&mut program);
+            std::fs::write(directory.join(PROGRAM_FILE), serde_json::to_vec(&program).unwrap()).unwrap();
+            assert_eq!(read(&directory).unwrap_err().code(), "R0202");
+        };
+        refused(&|p| p.data.sequence = 0);
+        refused(&|p| p.training.batch = 3);
+        refused(&|p| p.data.holdout = 1.0);
+        refused(&|p| p.training.micro_batch = u64::MAX);
+    }
+
+    #[test]
+    fn a_kernel_file_outside_the_folder_is_refused() {
+        for name in ["../cpu.so", "/lib/x.so", "a/b.so", "..", "", "."] {
+            assert_eq!(file_name(name), None, "{name}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let directory = written(dir.path());
+        let mut artifact = read(&directory).unwrap();
+        artifact.program.targets[0].file = "../x".into();
+        assert_eq!(artifact.kernels("cpu").unwrap_err().code(), "R0202");
+    }
+}

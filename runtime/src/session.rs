@@ -1,0 +1,460 @@
+//! A program on a device, ready to step: the door for those who bring their own ids.
+//!
+//! Knows what each buffer is for; reads no file and writes none.
+
+use crate::device::{Device, EntryKind};
+use crate::error::Error;
+use crate::{initial, tables};
+use dspc_program::{Action, Arg, BufferId, ElementType, Entry, Instruction, Place, Program, Role};
+use std::collections::BTreeSet;
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct StepStats {
+    /// Steps attempted so far, this one counted.
+    pub step: u64,
+    /// Mean loss of the batch's targets, before the update.
+    pub loss: f32,
+    /// Gradient norm before clipping, where the program keeps it.
+    pub grad_norm: Option<f32>,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Loss and gradients were finite, and the update was made.
+    pub finite: bool,
+}
+
+/// A program on a device.
+pub struct Session {
+    program: Program,
+    device: Box<dyn Device + Send>,
+    train: Buffers,
+    evaluate: Buffers,
+    logits: Buffers,
+    attempted: u64,
+    applied: u64,
+}
+
+/// The buffers of each role that an entry uses.
+#[derive(Default, Debug)]
+struct Buffers {
+    tokens: Vec<BufferId>,
+    targets: Vec<BufferId>,
+    inverse_targets: Vec<BufferId>,
+    rng: Vec<BufferId>,
+    applied_steps: Vec<BufferId>,
+    loss: Option<BufferId>,
+    grad_norm: Option<BufferId>,
+    finite: Option<BufferId>,
+    logits: Option<BufferId>,
+}
+
+impl Session {
+    /// With initial weights, at step 0.
+    ///
+    /// # Errors
+    /// R0202 for a program whose buffers do not fit its numbers.
+    pub fn new(program: &Program, device: impl Device + Send + 'static) -> Result<Self, Error> {
+        let mut session = Self::blank(program, device)?;
+        let params = session.program.params.clone();
+        for (index, param) in params.iter().enumerate() {
+            let elements = param.dims.iter().product();
+            session.set_param(
+                index,
+                &initial::values(param.init, session.program.training.seed, param.site, elements),
+            )?;
+        }
+        Ok(session)
+    }
+
+    /// With weights still to be set; tables are there.
+    pub(crate) fn blank(program: &Program, device: impl Device + Send + 'static) -> Result<Self, Error> {
+        let program = program.clone();
+        check(&program).map_err(malformed)?;
+        let empty = Entry::default();
+        let mut session = Self {
+            train: Buffers::of(&program, &program.train),
+            evaluate: Buffers::of(&program, &program.evaluate),
+            logits: Buffers::of(&program, program.logits.as_ref().unwrap_or(&empty)),
+            device: Box::new(device),
+            program,
+            attempted: 0,
+            applied: 0,
+        };
+        session.fill_tables()?;
+        Ok(session)
+    }
+
+    fn fill_tables(&mut self) -> Result<(), Error> {
+        for table in &self.program.tables {
+            let elements = self.program.buffers[table.buffer.0 as usize].elements;
+            let contents = tables::contents(&table.formula, &self.program.training.schedule, elements);
+            self.device.write(table.buffer, 0, bytemuck::cast_slice(&contents))?;
+        }
+        Ok(())
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The device, for people.
+    pub fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    /// Steps attempted and applied so far.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.attempted, self.applied)
+    }
+
+    pub(crate) fn set_steps(&mut self, attempted: u64, applied: u64) {
+        (self.attempted, self.applied) = (attempted, applied);
+    }
+
+    /// One optimizer step on `batch · sequence` ids and the ids that follow each; a target below 0 is not counted.
+    ///
+    /// # Errors
+    /// R0107, R0604.
+    pub fn step(&mut self, tokens: &[i32], targets: &[i32]) -> Result<StepStats, Error> {
+        let training = &self.program.training;
+        let (rows, accumulation, seed) = (training.micro_batch, training.accumulation, training.seed);
+        let micro = (rows * self.program.data.sequence) as usize;
+        self.check_ids(tokens, targets, micro * accumulation as usize)?;
+        let step = self.attempted + 1;
+        let counted = targets.iter().filter(|&&t| t >= 0).count();
+        let device = &mut self.device;
+        for slot in 0..accumulation {
+            let range = slot as usize * micro..(slot as usize + 1) * micro;
+            write_all(device, &self.train.tokens, slot, &tokens[range.clone()])?;
+            write_all(device, &self.train.targets, slot, &targets[range])?;
+            let rng =
+                [seed as u32, (seed >> 32) as u32, step as u32, (slot * rows) as u32].map(|word| word as i32);
+            write_all(device, &self.train.rng, slot, &rng)?;
+        }
+        write_all(device, &self.train.inverse_targets, 0, &[inverse(counted)])?;
+        write_all(device, &self.train.applied_steps, 0, &[self.applied as i32])?;
+        device.run(EntryKind::Train)?;
+        self.attempted = step;
+        self.stats(step)
+    }
+
+    fn stats(&mut self, step: u64) -> Result<StepStats, Error> {
+        let one = |buffer: Option<BufferId>| buffer.map(|b| self.read_f32(b, 0)).transpose();
+        let loss = match self.train.loss {
+            Some(buffer) => {
+                let slots =
+                    self.program.buffers[buffer.0 as usize].slots.min(self.program.training.accumulation);
+                (0..slots).map(|slot| self.read_f32(buffer, slot)).sum::<Result<f32, _>>()?
+            }
+            None => 0.0,
+        };
+        let grad_norm = one(self.train.grad_norm)?;
+        let flag = one(self.train.finite)?.unwrap_or(1.0);
+        let applied = flag != 0.0;
+        let learning_rate = tables::learning_rate(&self.program.training.schedule, self.applied);
+        self.applied += u64::from(applied);
+        let finite = applied && loss.is_finite() && grad_norm.is_none_or(f32::is_finite);
+        Ok(StepStats { step, loss, grad_norm, learning_rate, finite })
+    }
+
+    /// Mean loss of one micro-batch of `micro_batch · sequence` ids; a target below 0 is not counted.
+    ///
+    /// # Errors
+    /// R0107, R0604.
+    pub fn evaluate(&mut self, tokens: &[i32], targets: &[i32]) -> Result<f32, Error> {
+        let micro = self.program.training.micro_batch * self.program.data.sequence;
+        self.check_ids(tokens, targets, micro as usize)?;
+        let counted = targets.iter().filter(|&&t| t >= 0).count();
+        write_all(&mut self.device, &self.evaluate.tokens, 0, tokens)?;
+        write_all(&mut self.device, &self.evaluate.targets, 0, targets)?;
+        write_all(&mut self.device, &self.evaluate.inverse_targets, 0, &[inverse(counted)])?;
+        self.device.run(EntryKind::Evaluate)?;
+        self.evaluate.loss.map_or(Ok(0.0), |buffer| self.read_f32(buffer, 0))
+    }
+
+    /// Logits that follow the last of `ids`: at least one id and at most `sequence`.
+    ///
+    /// # Errors
+    /// R0107, R0603, R0604.
+    pub fn logits(&mut self, ids: &[i32]) -> Result<Vec<f32>, Error> {
+        let buffer = self.logits.logits.ok_or(Error::NoLogits)?;
+        let sequence = self.program.data.sequence as usize;
+        if ids.is_empty() || ids.len() > sequence {
+            return Err(Error::WrongLength { expected: sequence, found: ids.len() });
+        }
+        check_range(ids, self.program.data.vocab)?;
+        // Attention looks back only, so what stands to the right of the last id does not matter.
+        let mut padded = ids.to_vec();
+        padded.resize(sequence, 0);
+        write_all(&mut self.device, &self.logits.tokens, 0, &padded)?;
+        self.device.run(EntryKind::Logits)?;
+        let vocab = self.program.data.vocab;
+        let mut out = vec![0f32; vocab as usize];
+        let start = (ids.len() as u64 - 1) * vocab * 4;
+        self.device.read(buffer, 0, start, bytemuck::cast_slice_mut(&mut out))?;
+        Ok(out)
+    }
+
+    /// The elements of a parameter.
+    ///
+    /// # Errors
+    /// R0202 for an index that is not in [`Program::params`].
+    pub fn param(&self, index: usize) -> Result<Vec<f32>, Error> {
+        let param =
+            self.program.params.get(index).ok_or_else(|| malformed(format!("no parameter {index}")))?;
+        let mut out = vec![0f32; param.dims.iter().product::<u64>() as usize];
+        self.device.read(param.buffer, param.slot, 0, bytemuck::cast_slice_mut(&mut out))?;
+        Ok(out)
+    }
+
+    /// Sets the elements of a parameter.
+    ///
+    /// # Errors
+    /// R0202 for an index that is not in [`Program::params`], or another number of elements.
+    pub fn set_param(&mut self, index: usize, values: &[f32]) -> Result<(), Error> {
+        let param =
+            self.program.params.get(index).ok_or_else(|| malformed(format!("no parameter {index}")))?;
+        if values.len() as u64 != param.dims.iter().product::<u64>() {
+            return Err(malformed(format!("`{}` does not have {} elements", param.name, values.len())));
+        }
+        self.device.write(param.buffer, param.slot, bytemuck::cast_slice(values))
+    }
+
+    /// Bytes of one slot of a buffer.
+    pub(crate) fn read_slot(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        self.device.read(buffer, slot, 0, bytes)
+    }
+
+    pub(crate) fn write_slot(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.device.write(buffer, slot, bytes)
+    }
+
+    fn read_f32(&self, buffer: BufferId, slot: u64) -> Result<f32, Error> {
+        let mut out = 0f32;
+        self.device.read(buffer, slot, 0, bytemuck::bytes_of_mut(&mut out))?;
+        Ok(out)
+    }
+
+    fn check_ids(&self, tokens: &[i32], targets: &[i32], expected: usize) -> Result<(), Error> {
+        for ids in [tokens, targets] {
+            if ids.len() != expected {
+                return Err(Error::WrongLength { expected, found: ids.len() });
+            }
+        }
+        let vocab = self.program.data.vocab;
+        check_range(tokens, vocab)?;
+        match targets.iter().find(|&&t| t >= 0 && t as u64 >= vocab) {
+            Some(&id) => Err(Error::IdOutOfRange { id: id as u64, vocab }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_range(ids: &[i32], vocab: u64) -> Result<(), Error> {
+    match ids.iter().find(|&&id| id < 0 || id as u64 >= vocab) {
+        Some(&id) => Err(Error::IdOutOfRange { id: u64::from(id as u32), vocab }),
+        None => Ok(()),
+    }
+}
+
+fn inverse(targets: usize) -> f32 {
+    if targets == 0 { 0.0 } else { (1.0 / targets as f64) as f32 }
+}
+
+fn write_all<T: bytemuck::NoUninit>(
+    device: &mut Box<dyn Device + Send>,
+    buffers: &[BufferId],
+    slot: u64,
+    values: &[T],
+) -> Result<(), Error> {
+    buffers.iter().try_for_each(|&buffer| device.write(buffer, slot, bytemuck::cast_slice(values)))
+}
+
+fn malformed(reason: String) -> Error {
+    Error::ArtifactMalformed { path: crate::artifact::PROGRAM_FILE.into(), reason }
+}
+
+/// Checks that buffers hold what the runtime will put in them.
+fn check(program: &Program) -> Result<(), String> {
+    let (training, sequence) = (&program.training, program.data.sequence);
+    let micro = training.micro_batch.checked_mul(sequence).ok_or("a micro-batch too large")?;
+    let in_train = Buffers::of(program, &program.train);
+    let in_evaluate = Buffers::of(program, &program.evaluate);
+    let fits = |ids: &[BufferId], dtype: ElementType, elements: u64, slots: u64| {
+        ids.iter().map(|id| &program.buffers[id.0 as usize]).try_for_each(|b| {
+            let fits = b.dtype == dtype && b.elements >= elements && b.slots >= slots;
+            if fits { Ok(()) } else { Err(format!("`{}` does not hold a batch", b.name)) }
+        })
+    };
+    fits(&in_train.tokens, ElementType::I32, micro, training.accumulation)?;
+    fits(&in_train.targets, ElementType::I32, micro, training.accumulation)?;
+    fits(&in_train.rng, ElementType::I32, 4, training.accumulation)?;
+    fits(&in_evaluate.tokens, ElementType::I32, micro, 1)?;
+    fits(&in_evaluate.targets, ElementType::I32, micro, 1)?;
+    for table in &program.tables {
+        let held = program.buffers.get(table.buffer.0 as usize).is_some_and(|b| b.dtype == ElementType::F32);
+        if !held {
+            return Err("a table does not fit its buffer".into());
+        }
+    }
+    for param in &program.params {
+        let elements = param.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        let buffer = program.buffers.get(param.buffer.0 as usize);
+        let fits = buffer.is_some_and(|b| {
+            b.dtype == ElementType::F32 && Some(b.elements) == elements && param.slot < b.slots
+        });
+        if !fits {
+            return Err(format!("parameter `{}` does not fit its buffer", param.name));
+        }
+    }
+    Ok(())
+}
+
+impl Buffers {
+    /// What an entry's instructions name, by role.
+    fn of(program: &Program, entry: &Entry) -> Self {
+        let mut used = BTreeSet::new();
+        collect(&entry.body, &mut used);
+        let of = |role: Role| -> Vec<BufferId> {
+            let has_role =
+                |id: &&BufferId| program.buffers.get(id.0 as usize).is_some_and(|b| b.role == role);
+            used.iter().filter(has_role).copied().collect()
+        };
+        let one = |role| of(role).first().copied();
+        Self {
+            tokens: of(Role::Tokens),
+            targets: of(Role::Targets),
+            inverse_targets: of(Role::InvTargets),
+            rng: of(Role::Rng),
+            applied_steps: of(Role::AppliedSteps),
+            loss: one(Role::Loss),
+            grad_norm: one(Role::GradNorm),
+            finite: one(Role::Finite),
+            logits: one(Role::Logits),
+        }
+    }
+}
+
+fn collect(body: &[Instruction], used: &mut BTreeSet<BufferId>) {
+    let mut place = |p: &Place| _ = used.insert(p.buffer);
+    for instruction in body {
+        match &instruction.action {
+            Action::Launch { args, .. } => args.iter().for_each(|arg| of_arg(arg, &mut place)),
+            Action::Gemm(gemm) => {
+                [gemm.a.at, gemm.b.at, gemm.c.at].iter().for_each(&mut place);
+                gemm.epilogue.iter().flat_map(|e| &e.args).for_each(|arg| of_arg(arg, &mut place));
+            }
+            Action::Zero { at } => place(at),
+            Action::Loop { body, .. } => {
+                let mut inner = BTreeSet::new();
+                collect(body, &mut inner);
+                inner.iter().for_each(|&buffer| place(&Place::of(buffer)));
+            }
+        }
+    }
+}
+
+fn of_arg(arg: &Arg, place: &mut impl FnMut(&Place)) {
+    match arg {
+        Arg::At(at) => place(at),
+        Arg::Turn => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::bigram;
+
+    fn session(dir: &std::path::Path) -> Session {
+        let artifact = bigram(dir);
+        Session::new(&artifact.program, artifact.cpu(2).unwrap()).unwrap()
+    }
+
+    /// The loss of the first step is close to ln 256, and every micro-batch counts.
+    #[test]
+    fn a_step_reports_the_mean_loss_of_the_whole_batch() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        let tokens: Vec<i32> = (0..16).collect();
+        let mut targets: Vec<i32> = (1..17).collect();
+        targets[3] = -100;
+        let stats = s.step(&tokens, &targets).unwrap();
+        assert!((stats.loss - 256f32.ln()).abs() < 0.05, "{stats:?}");
+        // 15 targets of weight 1/15, nearly one-hot gradients: norm² ≈ 1/15.
+        assert!((stats.grad_norm.unwrap() - (1f32 / 15.0).sqrt()).abs() < 0.01, "{stats:?}");
+        assert_eq!((stats.step, stats.finite, s.steps()), (1, true, (1, 1)));
+        assert!((stats.learning_rate - 2.0 / 3.0).abs() < 1e-9);
+        let again = s.step(&tokens, &targets).unwrap();
+        assert!(again.loss < stats.loss);
+        assert!((again.learning_rate - 4.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_step_that_is_not_finite_is_not_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        let mut values = s.param(0).unwrap();
+        values[256] = f32::NAN;
+        s.set_param(0, &values).unwrap();
+        let stats = s.step(&[1; 16], &[1; 16]).unwrap();
+        assert!(!stats.finite);
+        assert_eq!(s.steps(), (1, 0));
+        let after = s.param(0).unwrap();
+        assert!(after.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
+    #[test]
+    fn evaluation_counts_targets_once_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        let before = s.param(0).unwrap();
+        let one = s.evaluate(&[7; 8], &[9; 8]).unwrap();
+        let mut few = [-100; 8];
+        few[5] = 9;
+        assert!((s.evaluate(&[7; 8], &few).unwrap() - one).abs() < 1e-6);
+        assert_eq!(s.evaluate(&[7; 8], &[-100; 8]).unwrap(), 0.0);
+        assert_eq!(s.param(0).unwrap(), before);
+    }
+
+    #[test]
+    fn logits_belong_to_the_last_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        let table = s.param(0).unwrap();
+        assert_eq!(s.logits(&[3, 5]).unwrap(), table[5 * 256..6 * 256]);
+        assert_eq!(s.logits(&[1, 2, 3, 4]).unwrap(), table[4 * 256..5 * 256]);
+    }
+
+    #[test]
+    fn wrong_ids_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        let code = |r: Result<StepStats, Error>| r.unwrap_err().code();
+        assert_eq!(code(s.step(&[0; 15], &[0; 16])), "R0604");
+        assert_eq!(code(s.step(&[256; 16], &[0; 16])), "R0107");
+        assert_eq!(code(s.step(&[-1; 16], &[0; 16])), "R0107");
+        assert_eq!(code(s.step(&[0; 16], &[256; 16])), "R0107");
+        assert_eq!(s.logits(&[]).unwrap_err().code(), "R0604");
+        assert_eq!(s.logits(&[0; 5]).unwrap_err().code(), "R0604");
+        assert_eq!(s.set_param(0, &[0.0]).unwrap_err().code(), "R0202");
+        assert_eq!(s.param(1).unwrap_err().code(), "R0202");
+    }
+
+    #[test]
+    fn buffers_that_do_not_fit_the_numbers_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let refuse = |change: &dyn Fn(&mut Program)| {
+            let mut program = artifact.program.clone();
+            change(&mut program);
+            Session::new(&program, artifact.cpu(1).unwrap()).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(refuse(&|p| p.data.sequence = 5).contains("`tokens` does not hold a batch"));
+        assert!(refuse(&|p| p.training.accumulation = 3).contains("does not hold a batch"));
+        assert!(refuse(&|p| p.params[0].dims[0] = 255).contains("parameter `table` does not fit its buffer"));
+        assert!(refuse(&|p| p.params[0].buffer.0 = 99).contains("does not fit"));
+        assert!(refuse(&|p| p.tables[0].buffer.0 = 99).contains("a table does not fit"));
+    }
+}

@@ -1,0 +1,664 @@
+//! The training loop: samples in, steps, evaluations, checkpoints, numbers out.
+
+mod evaluate;
+mod log;
+
+pub use crate::metrics::Summary;
+
+use crate::artifact::{self, Artifact};
+use crate::checkpoint;
+use crate::data;
+use crate::device::threads_wanted;
+use crate::durable;
+use crate::error::Error;
+use crate::generate;
+use crate::metrics::{Metrics, Record, peak_memory_bytes};
+use crate::report::{Reporter, Terminal};
+use crate::sampler::{self, Holdout, Sampler};
+use crate::session::{Session, StepStats};
+use crate::tokens::TokenStream;
+use evaluate::Evaluation;
+use log::Meter;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Where a run reads and writes, and how far it goes.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Checkpoints, `metrics.jsonl` and `summary.json` go here.
+    pub run_dir: PathBuf,
+    /// Folder that the data patterns are relative to.
+    pub data_root: PathBuf,
+    /// Token streams are kept here from run to run.
+    pub cache_dir: PathBuf,
+    /// Go on from the newest whole checkpoint in `run_dir`.
+    pub resume: bool,
+    /// Stop after this step, if it comes before the program's last.
+    pub max_steps: Option<u64>,
+}
+
+/// Trains, and reports to standard error. Once `stop` is set, the step at hand is finished and saved.
+///
+/// # Errors
+/// Any [`Error`] but R0604 and R0605.
+pub fn run(artifact: &Artifact, options: &RunOptions, stop: &AtomicBool) -> Result<Summary, Error> {
+    run_reported(artifact, options, stop, &mut Terminal::new())
+}
+
+/// Trains, and reports to `reporter`.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_reported(
+    artifact: &Artifact,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    reporter: &mut dyn Reporter,
+) -> Result<Summary, Error> {
+    let program = &artifact.program;
+    if !options.resume && !checkpoint::commits(&options.run_dir).is_empty() {
+        return Err(Error::RunExists { path: options.run_dir.clone() });
+    }
+    let threads = threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?;
+    let texts = data::read(&options.data_root, &program.data.text)?;
+    let stream =
+        TokenStream::load(&texts, &program.data.tokenizer, program.data.vocab, Some(&options.cache_dir))?;
+    drop(texts);
+    let (train_tokens, held) = sampler::divide(stream.len(), program.data.holdout);
+    let sampler = Sampler::new(&stream, train_tokens, program.data.sequence, program.training.seed)?;
+    let holdout = match program.data.holdout > 0.0 {
+        true => Some(Holdout::new(&stream, train_tokens, program.data.sequence)?),
+        false => None,
+    };
+    let device = artifact.cpu(threads)?;
+    let session = match options.resume {
+        true => resumed(artifact, device, &options.run_dir, &stream.hash(), reporter)?,
+        false => Session::new(program, device)?,
+    };
+    durable::make_folder(&options.run_dir)?;
+    checkpoint::remove_debris(&options.run_dir);
+    reporter.line(&format!(
+        "{}  {}  {} parameters  {} tokens  {held} held out  {}",
+        program.name,
+        program.model.architecture,
+        log::count(program.model.parameters),
+        log::count(train_tokens),
+        session.describe(),
+    ));
+    let metrics = Metrics::open(&options.run_dir.join("metrics.jsonl"), session.steps().0)?;
+    let run = Run {
+        artifact,
+        options,
+        stop,
+        reporter,
+        data_hash: stream.hash(),
+        sampler,
+        evaluation: holdout.map(|holdout| Evaluation::new(program, holdout)),
+        session,
+        metrics,
+        saved: None,
+        evaluated: None,
+    };
+    run.finish()
+}
+
+fn resumed(
+    artifact: &Artifact,
+    device: crate::device::cpu::Cpu,
+    run_dir: &Path,
+    data_hash: &str,
+    reporter: &mut dyn Reporter,
+) -> Result<Session, Error> {
+    let (checkpoint, damaged) = checkpoint::newest(run_dir)?;
+    for error in &damaged {
+        reporter.line(&format!("warning[{}]: {error}", error.code()));
+    }
+    checkpoint.check_same_run(&artifact.program)?;
+    let mut session = Session::blank(&artifact.program, device)?;
+    checkpoint.load_weights(&mut session)?;
+    let state = checkpoint.load_state(&mut session)?;
+    if state.data_hash != data_hash {
+        return Err(Error::DataChanged { path: checkpoint.path });
+    }
+    reporter.line(&format!("going on from {} after step {}", checkpoint.path.display(), state.step));
+    Ok(session)
+}
+
+struct Run<'a> {
+    artifact: &'a Artifact,
+    options: &'a RunOptions,
+    stop: &'a AtomicBool,
+    reporter: &'a mut dyn Reporter,
+    data_hash: String,
+    sampler: Sampler<'a>,
+    evaluation: Option<Evaluation<'a>>,
+    session: Session,
+    metrics: Metrics,
+    /// Step and folder of the last checkpoint of this run.
+    saved: Option<(u64, PathBuf)>,
+    /// Step and loss of the last evaluation.
+    evaluated: Option<(u64, f64)>,
+}
+
+impl Run<'_> {
+    fn finish(mut self) -> Result<Summary, Error> {
+        let training = &self.artifact.program.training;
+        let last = self.options.max_steps.map_or(training.steps, |max| max.min(training.steps));
+        let begun = Instant::now();
+        let mut meter = Meter::new(&self.artifact.program, self.session.steps().0, last);
+        let mut batch = Batch::new(training.batch, self.artifact.program.data.sequence);
+        let first = self.session.steps().0;
+        let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
+        while self.session.steps().0 < last && !self.stop.load(Ordering::Relaxed) {
+            let stats = self.step(&mut batch)?;
+            meter.add(&stats);
+            self.reporter.progress(stats.step, last);
+            if due(training.log_every, stats.step) || stats.step == last {
+                self.log(&mut meter, &stats);
+            }
+            if due(training.eval_every, stats.step) && stats.step < last {
+                meter.pause(|| self.evaluate())?;
+            }
+            if due(training.checkpoint_every, stats.step) && stats.step < last {
+                // A full disk must not end a run whose older checkpoints are whole.
+                match meter.pause(|| self.save()) {
+                    Ok(()) => {}
+                    Err(error @ Error::NotFinite { .. }) => return Err(error),
+                    Err(error) => {
+                        self.reporter.line(&format!("warning[{}]: {error}; training goes on", error.code()))
+                    }
+                }
+            }
+        }
+        let step = self.session.steps().0;
+        let interrupted = step < last;
+        if step > first || self.newest().is_none() {
+            self.save()?;
+        }
+        if interrupted {
+            self.reporter.line(&format!(
+                "stopped after step {step}; saved in {}; go on with `dspc run … --resume --out {}`",
+                self.saved.as_ref().map_or(String::new(), |(_, path)| path.display().to_string()),
+                self.options.run_dir.display()
+            ));
+        } else {
+            self.evaluate()?;
+        }
+        let summary = self.summary(&meter, first, begun.elapsed().as_secs_f64(), interrupted);
+        let path = self.options.run_dir.join("summary.json");
+        durable::replace(&path, &[&artifact::to_json(&summary, &path)?])?;
+        if !interrupted {
+            self.reporter.line(&log::closing(&summary));
+            self.sample()?;
+        }
+        Ok(summary)
+    }
+
+    fn step(&mut self, batch: &mut Batch) -> Result<StepStats, Error> {
+        batch.fill(&self.sampler, self.session.steps().0);
+        let stats = self.session.step(&batch.tokens, &batch.targets)?;
+        if stats.finite {
+            return Ok(stats);
+        }
+        let what = if stats.loss.is_finite() { "gradient" } else { "loss" };
+        Err(Error::NotFinite { what: what.into(), step: stats.step, checkpoint: self.newest() })
+    }
+
+    fn newest(&self) -> Option<PathBuf> {
+        checkpoint::newest(&self.options.run_dir).ok().map(|(checkpoint, _)| checkpoint.path)
+    }
+
+    fn epoch(&self) -> f64 {
+        let samples = self.session.steps().0 * self.artifact.program.training.batch;
+        samples as f64 / self.sampler.windows() as f64
+    }
+
+    fn log(&mut self, meter: &mut Meter, stats: &StepStats) {
+        let reading = meter.read();
+        self.reporter.line(&log::line(stats, &reading, meter.last()));
+        let record = Record {
+            step: stats.step,
+            epoch: self.epoch(),
+            loss: Some(reading.loss),
+            grad_norm: stats.grad_norm.map(f64::from),
+            learning_rate: Some(stats.learning_rate),
+            tokens_per_second: Some(reading.tokens_per_second),
+            eval_loss: None,
+        };
+        self.record(&record);
+    }
+
+    fn record(&mut self, record: &Record) {
+        if let Err(error) = self.metrics.add(record) {
+            self.reporter.line(&format!("warning[{}]: {error}; training goes on", error.code()));
+        }
+    }
+
+    fn evaluate(&mut self) -> Result<(), Error> {
+        let step = self.session.steps().0;
+        let Some(evaluation) = &mut self.evaluation else { return Ok(()) };
+        let loss = evaluation.loss(&mut self.session)?;
+        self.evaluated = Some((step, loss));
+        self.reporter.line(&format!("step {step}  eval loss {loss:.4}  perplexity {:.2}", libm::exp(loss)));
+        let record = Record { step, epoch: self.epoch(), eval_loss: Some(loss), ..Record::default() };
+        self.record(&record);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        // A step with finite gradients may still overflow a weight; such weights must not replace good ones.
+        for (index, param) in self.artifact.program.params.iter().enumerate() {
+            if self.session.param(index)?.iter().any(|x| !x.is_finite()) {
+                let (what, step) = (format!("weight `{}`", param.name), self.session.steps().0);
+                return Err(Error::NotFinite { what, step, checkpoint: self.newest() });
+            }
+        }
+        let keep = self.artifact.program.training.checkpoint_keep;
+        let saved =
+            checkpoint::save(&self.options.run_dir, &self.session, self.artifact, &self.data_hash, keep)?;
+        self.saved = Some((saved.step, saved.path));
+        Ok(())
+    }
+
+    fn summary(&self, meter: &Meter, first: u64, seconds: f64, interrupted: bool) -> Summary {
+        let (step, training) = (self.session.steps().0, &self.artifact.program.training);
+        let steps_per_second = (step - first) as f64 / seconds.max(1e-9);
+        let samples_per_second = steps_per_second * training.batch as f64;
+        let eval_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        Summary {
+            train_runtime: seconds,
+            train_samples_per_second: samples_per_second,
+            train_steps_per_second: steps_per_second,
+            train_tokens_per_second: samples_per_second * self.artifact.program.data.sequence as f64,
+            train_loss: meter.mean_loss(),
+            eval_loss,
+            perplexity: eval_loss.map(libm::exp),
+            global_step: step,
+            epoch: self.epoch(),
+            peak_memory_bytes: peak_memory_bytes(),
+            interrupted,
+            checkpoint: self.newest(),
+        }
+    }
+
+    fn sample(&mut self) -> Result<(), Error> {
+        let training = &self.artifact.program.training;
+        let Some(sample) = training.sample.as_ref().filter(|_| self.artifact.program.logits.is_some()) else {
+            return Ok(());
+        };
+        let options = generate::Options {
+            max_new_tokens: sample.tokens,
+            temperature: 1.0,
+            top_k: 0,
+            seed: training.seed,
+        };
+        self.reporter.sample(&sample.prompt);
+        let reporter = &mut self.reporter;
+        generate::continue_text(&mut self.session, &sample.prompt, &options, &mut |text| {
+            reporter.sample(text)
+        })?;
+        self.reporter.sample("");
+        Ok(())
+    }
+}
+
+/// The ids of one step.
+struct Batch {
+    tokens: Vec<i32>,
+    targets: Vec<i32>,
+    sequences: u64,
+    sequence: usize,
+}
+
+impl Batch {
+    fn new(sequences: u64, sequence: u64) -> Self {
+        let ids = (sequences * sequence) as usize;
+        Self { tokens: vec![0; ids], targets: vec![0; ids], sequences, sequence: sequence as usize }
+    }
+
+    /// The samples of the step after `steps`.
+    fn fill(&mut self, sampler: &Sampler<'_>, steps: u64) {
+        let rows = self.tokens.chunks_mut(self.sequence).zip(self.targets.chunks_mut(self.sequence));
+        for (i, (tokens, targets)) in rows.enumerate() {
+            sampler.fill(steps * self.sequences + i as u64, tokens, targets);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{bigram, changed};
+    use dspc_program::LrSchedule;
+
+    /// Keeps what was said, and sets a flag after a step.
+    #[derive(Default)]
+    struct Notes {
+        lines: Vec<String>,
+        sample: String,
+        stop_after: Option<(u64, &'static AtomicBool)>,
+    }
+
+    impl Reporter for Notes {
+        fn line(&mut self, text: &str) {
+            self.lines.push(text.into());
+        }
+        fn progress(&mut self, done: u64, _of: u64) {
+            if let Some((step, flag)) = self.stop_after
+                && step == done
+            {
+                flag.store(true, Ordering::Relaxed);
+            }
+        }
+        fn sample(&mut self, piece: &str) {
+            self.sample += piece;
+        }
+    }
+
+    fn options(dir: &Path, name: &str) -> RunOptions {
+        RunOptions {
+            run_dir: dir.join(name),
+            data_root: dir.into(),
+            cache_dir: dir.join("cache"),
+            resume: false,
+            max_steps: None,
+        }
+    }
+
+    fn train(artifact: &Artifact, options: &RunOptions) -> (Result<Summary, Error>, Notes) {
+        let mut notes = Notes::default();
+        let result = run_reported(artifact, options, &AtomicBool::new(false), &mut notes);
+        (result, notes)
+    }
+
+    fn state(run: &Path, step: u64) -> [Vec<u8>; 2] {
+        ["model.safetensors", "dspc/optimizer.safetensors"]
+            .map(|name| std::fs::read(run.join(format!("checkpoint-{step}")).join(name)).unwrap())
+    }
+
+    #[test]
+    fn a_run_learns_and_writes_what_it_promises() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| p.training.eval_every = 10);
+        let options = options(dir.path(), "run");
+        let (summary, notes) = train(&artifact, &options);
+        let summary = summary.unwrap();
+        assert!(summary.eval_loss.unwrap() < 4.0, "{summary:?}");
+        assert_eq!((summary.global_step, summary.interrupted), (20, false));
+        assert_eq!(summary.checkpoint, Some(options.run_dir.join("checkpoint-20")));
+        assert!(
+            notes.lines[0].starts_with("tiny  tiny  0 parameters  465 tokens  51 held out  cpu, "),
+            "{:?}",
+            notes.lines
+        );
+        assert!(notes.lines[1].starts_with("step 5/20  loss "), "{:?}", notes.lines);
+        assert!(notes.lines[3].starts_with("step 10  eval loss "), "{:?}", notes.lines);
+        assert!(notes.sample.starts_with("to") && notes.sample.len() >= 10, "{:?}", notes.sample);
+
+        let metrics = std::fs::read_to_string(options.run_dir.join("metrics.jsonl")).unwrap();
+        let records: Vec<serde_json::Value> =
+            metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(records.len(), 6, "four readings, two evaluations");
+        for key in ["loss", "grad_norm", "learning_rate", "epoch", "step", "tokens_per_second"] {
+            assert!(records[0][key].is_number(), "{key}");
+        }
+        assert!(records[5]["eval_loss"].is_number());
+        let summary: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(options.run_dir.join("summary.json")).unwrap()).unwrap();
+        for key in [
+            "train_runtime",
+            "train_samples_per_second",
+            "train_steps_per_second",
+            "train_loss",
+            "train_tokens_per_second",
+        ] {
+            assert!(summary[key].is_number(), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_same_run_gives_the_same_bits_and_another_seed_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        for name in ["a", "b"] {
+            train(&artifact, &options(dir.path(), name)).0.unwrap();
+        }
+        let artifact = changed(dir.path(), &artifact, |p| p.training.seed = 2);
+        train(&artifact, &options(dir.path(), "c")).0.unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| state(&dir.path().join(name), 20));
+        assert!(a == b);
+        assert!(a != c);
+    }
+
+    #[test]
+    fn resuming_gives_the_bits_of_a_run_without_a_break() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        train(&artifact, &options(dir.path(), "whole")).0.unwrap();
+        let mut part = options(dir.path(), "part");
+        for (step, resume) in [(7, false), (13, true), (20, true)] {
+            part.resume = resume;
+            part.max_steps = Some(step);
+            assert_eq!(train(&artifact, &part).0.unwrap().global_step, step);
+        }
+        assert!(state(&dir.path().join("whole"), 20) == state(&dir.path().join("part"), 20));
+        let lines = |name: &str| {
+            let text = std::fs::read_to_string(dir.path().join(name).join("metrics.jsonl")).unwrap();
+            text.lines().filter(|l| l.contains("\"loss\"")).count()
+        };
+        assert_eq!((lines("whole"), lines("part")), (4, 6), "the last step of each part is logged too");
+    }
+
+    #[test]
+    fn a_request_to_stop_saves_and_says_how_to_go_on() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let mut options = options(dir.path(), "run");
+        let mut notes = Notes { stop_after: Some((6, &STOP)), ..Notes::default() };
+        let summary = run_reported(&artifact, &options, &STOP, &mut notes).unwrap();
+        assert_eq!((summary.global_step, summary.interrupted), (6, true));
+        assert!(
+            notes.lines.last().unwrap().starts_with("stopped after step 6; saved in "),
+            "{:?}",
+            notes.lines
+        );
+        assert!(notes.lines.last().unwrap().contains("--resume"));
+        options.resume = true;
+        let (summary, notes) = train(&artifact, &options);
+        assert_eq!(summary.unwrap().global_step, 20);
+        assert!(notes.lines[0].ends_with("checkpoint-6 after step 6"), "{:?}", notes.lines);
+    }
+
+    #[test]
+    fn a_new_run_does_not_write_over_an_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let mut options = options(dir.path(), "run");
+        options.resume = true;
+        assert_eq!(train(&artifact, &options).0.unwrap_err().code(), "R0401");
+        options.resume = false;
+        train(&artifact, &options).0.unwrap();
+        assert_eq!(train(&artifact, &options).0.unwrap_err().code(), "R0405");
+        options.resume = true;
+        assert_eq!(train(&artifact, &options).0.unwrap().global_step, 20, "nothing left to do");
+    }
+
+    #[test]
+    fn checkpoints_come_when_due_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| {
+            p.training.checkpoint_every = 4;
+            p.training.checkpoint_keep = 2;
+        });
+        let options = options(dir.path(), "run");
+        std::fs::create_dir_all(options.run_dir.join("checkpoint-8.tmp/dspc")).unwrap();
+        train(&artifact, &options).0.unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(&options.run_dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "checkpoint-16",
+                "checkpoint-20",
+                "commit-16.json",
+                "commit-20.json",
+                "metrics.jsonl",
+                "summary.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| {
+            p.training.checkpoint_every = 1;
+            p.training.schedule = LrSchedule::Linear { peak: 0.1, warmup: 0, floor: 1e39, steps: 20 };
+        });
+        let options = options(dir.path(), "run");
+        let error = train(&artifact, &options).0.unwrap_err();
+        let Error::NotFinite { step, checkpoint, .. } = &error else { panic!("{error}") };
+        assert_eq!(*checkpoint, Some(options.run_dir.join(format!("checkpoint-{}", step - 1))));
+        assert_eq!((error.code(), error.exit_code()), ("R0501", 6));
+        assert!(error.remedy().contains("--resume"), "{}", error.remedy());
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| p.training.checkpoint_every = 10);
+        let mut options = options(dir.path(), "run");
+        train(&artifact, &options).0.unwrap();
+        let whole = state(&options.run_dir, 20);
+        let damage = |step: u64| {
+            let path = options.run_dir.join(format!("checkpoint-{step}/model.safetensors"));
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        };
+        damage(20);
+        options.resume = true;
+        let (summary, notes) = train(&artifact, &options);
+        assert_eq!(summary.unwrap().global_step, 20);
+        assert!(notes.lines[0].starts_with("warning[R0402]: checkpoint `"), "{:?}", notes.lines);
+        assert!(notes.lines[0].ends_with("checkpoint-20` is damaged: model.safetensors was changed"));
+        assert!(notes.lines[1].ends_with("checkpoint-10 after step 10"), "{:?}", notes.lines);
+        assert!(state(&options.run_dir, 20) == whole, "the damaged one was made again, with the same bits");
+        damage(20);
+        damage(10);
+        assert_eq!(train(&artifact, &options).0.unwrap_err().code(), "R0402");
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let mut options = options(dir.path(), "run");
+        options.max_steps = Some(4);
+        train(&artifact, &options).0.unwrap();
+        options.resume = true;
+        options.max_steps = Some(8);
+        let other = changed(dir.path(), &artifact, |p| p.training.seed = 9);
+        let error = train(&other, &options).0.unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("R0403", 7));
+        assert!(error.to_string().ends_with("its `seed` is 1, and the program's is 9"), "{error}");
+        let other = changed(dir.path(), &artifact, |p| p.params[0].name = "other".into());
+        let error = train(&other, &options).0.unwrap_err();
+        assert!(error.to_string().ends_with("model.safetensors has no tensor `other`"), "{error}");
+        let other = changed(dir.path(), &artifact, |p| p.params[0].dims = vec![128, 512]);
+        let error = train(&other, &options).0.unwrap_err();
+        assert!(
+            error.to_string().contains("`table` is F32 [256, 256], and the program's is F32 [128, 512]"),
+            "{error}"
+        );
+
+        let slower = changed(dir.path(), &artifact, |p| {
+            p.training.schedule = LrSchedule::Constant { lr: 0.1, warmup: 0 }
+        });
+        train(&slower, &options).0.unwrap();
+        std::fs::write(dir.path().join("text/a.txt"), "to be, or not to be. ".repeat(20)).unwrap();
+        options.max_steps = Some(12);
+        assert_eq!(train(&slower, &options).0.unwrap_err().code(), "R0404");
+    }
+
+    #[test]
+    fn a_trained_model_generates_from_its_folder_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let options = options(dir.path(), "run");
+        let (_, notes) = train(&artifact, &options);
+        std::fs::remove_dir_all(&artifact.directory).unwrap();
+        let run = |path: &Path, seed: u64, temperature: f64| {
+            let how = generate::Options { max_new_tokens: 8, temperature, top_k: 0, seed };
+            let mut heard = String::new();
+            let out = generate::generate(path, "to", &how, &mut |text| heard += text).unwrap();
+            assert_eq!((out.tokens, &out.text), (8, &heard));
+            heard
+        };
+        let folder = options.run_dir.join("checkpoint-20");
+        assert_eq!(format!("to{}", run(&folder, 1, 1.0)), notes.sample);
+        assert_eq!(run(&options.run_dir, 1, 0.0), run(&folder, 2, 0.0), "greedy needs no seed");
+        assert_ne!(run(&folder, 1, 5.0), run(&folder, 2, 5.0));
+        let how = generate::Options { max_new_tokens: 1, temperature: 0.0, top_k: 0, seed: 0 };
+        let fail = |path: &Path, prompt: &str| {
+            generate::generate(path, prompt, &how, &mut |_| {}).unwrap_err().code()
+        };
+        assert_eq!(fail(&folder, ""), "R0605");
+        assert_eq!(fail(&dir.path().join("none"), "to"), "R0401");
+        std::fs::remove_file(options.run_dir.join("commit-20.json")).unwrap();
+        assert_eq!(fail(&folder, "to"), "R0402");
+    }
+
+    /// The test runs itself again under a limit on the size of files, with the signal that would kill it ignored.
+    #[test]
+    fn a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole() {
+        const VARIABLE: &str = "DSPC_TEST_FULL_DISK";
+        if let Ok(dir) = std::env::var(VARIABLE) {
+            let dir = Path::new(&dir);
+            let artifact = artifact::read(&dir.join("tiny.dspx")).unwrap();
+            let mut options = options(dir, "run");
+            options.resume = true;
+            let (result, notes) = train(&artifact, &options);
+            assert_eq!(result.unwrap_err().code(), "R0301", "{:?}", notes.lines);
+            assert!(
+                notes.lines.iter().any(|l| l.contains("warning[R0301]") && l.ends_with("training goes on"))
+            );
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| p.training.checkpoint_every = 10);
+        let mut options = options(dir.path(), "run");
+        options.max_steps = Some(5);
+        train(&artifact, &options).0.unwrap();
+        let name = "train::tests::a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole";
+        let output = std::process::Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(name)
+            .env(VARIABLE, dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+        let mut names: Vec<String> = std::fs::read_dir(&options.run_dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["checkpoint-5", "commit-5.json", "metrics.jsonl", "summary.json"]);
+        options.resume = true;
+        options.max_steps = None;
+        assert_eq!(train(&artifact, &options).0.unwrap().global_step, 20);
+    }
+}

@@ -1,0 +1,173 @@
+//! Lines of the log, and the numbers in them.
+
+use crate::error::bytes;
+use crate::metrics::{Summary, peak_memory_bytes};
+use crate::session::StepStats;
+use dspc_program::Program;
+use std::time::{Duration, Instant};
+
+/// Counts steps, losses and seconds.
+pub(super) struct Meter {
+    tokens_per_step: u64,
+    last: u64,
+    done: u64,
+    since: Instant,
+    losses: Sum,
+    interval: Sum,
+    /// Seconds and steps of training since the run began, pauses left out.
+    trained: (f64, u64),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    loss: f64,
+    steps: u64,
+}
+
+impl Sum {
+    fn mean(self) -> f64 {
+        self.loss / self.steps.max(1) as f64
+    }
+}
+
+/// What a line of the log shows.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Reading {
+    pub(super) loss: f64,
+    pub(super) tokens_per_second: f64,
+    pub(super) seconds_left: f64,
+}
+
+impl Meter {
+    pub(super) fn new(program: &Program, done: u64, last: u64) -> Self {
+        Self {
+            tokens_per_step: program.training.batch * program.data.sequence,
+            last,
+            done,
+            since: Instant::now(),
+            losses: Sum::default(),
+            interval: Sum::default(),
+            trained: (0.0, 0),
+        }
+    }
+
+    pub(super) fn add(&mut self, stats: &StepStats) {
+        self.done = stats.step;
+        for sum in [&mut self.losses, &mut self.interval] {
+            sum.loss += f64::from(stats.loss);
+            sum.steps += 1;
+        }
+    }
+
+    /// Does something that is not training: its time does not count.
+    pub(super) fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let out = work();
+        self.since += begun.elapsed();
+        out
+    }
+
+    /// The numbers since the last reading.
+    pub(super) fn read(&mut self) -> Reading {
+        let now = Instant::now();
+        let seconds = now.saturating_duration_since(self.since).max(Duration::from_nanos(1)).as_secs_f64();
+        self.since = now;
+        let interval = std::mem::take(&mut self.interval);
+        self.trained.0 += seconds;
+        self.trained.1 += interval.steps;
+        let per_step = self.trained.0 / self.trained.1.max(1) as f64;
+        Reading {
+            loss: interval.mean(),
+            tokens_per_second: (interval.steps * self.tokens_per_step) as f64 / seconds,
+            seconds_left: per_step * self.last.saturating_sub(self.done) as f64,
+        }
+    }
+
+    pub(super) fn mean_loss(&self) -> f64 {
+        self.losses.mean()
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+}
+
+/// `step 120/2000  loss 3.2817  gnorm 0.84  lr 5.9e-4  412k tok/s  mem 210.0 MiB  eta 1:12:40`
+pub(super) fn line(stats: &StepStats, reading: &Reading, last: u64) -> String {
+    let mut out = format!("step {}/{last}  loss {:.4}", stats.step, reading.loss);
+    if let Some(norm) = stats.grad_norm {
+        out += &format!("  gnorm {norm:.2}");
+    }
+    out += &format!("  lr {:.1e}  {} tok/s", stats.learning_rate, count(reading.tokens_per_second as u64));
+    if let Some(memory) = peak_memory_bytes() {
+        out += &format!("  mem {}", bytes(memory));
+    }
+    out + &format!("  eta {}", duration(reading.seconds_left))
+}
+
+/// The line after the last step.
+pub(super) fn closing(summary: &Summary) -> String {
+    let mut out = format!("trained {} steps in {}", summary.global_step, duration(summary.train_runtime));
+    out += &format!("  loss {:.4}", summary.train_loss);
+    if let Some(loss) = summary.eval_loss {
+        out += &format!("  eval loss {loss:.4}");
+    }
+    out += &format!("  {} tok/s", count(summary.train_tokens_per_second as u64));
+    if let Some(path) = &summary.checkpoint {
+        out += &format!("  saved in {}", path.display());
+    }
+    out
+}
+
+/// `412`, `41.2k`, `412k`, `1.24M`
+pub(super) fn count(n: u64) -> String {
+    let (scaled, unit) = match n {
+        0..1_000 => return n.to_string(),
+        1_000..1_000_000 => (n as f64 / 1e3, "k"),
+        1_000_000..1_000_000_000 => (n as f64 / 1e6, "M"),
+        _ => (n as f64 / 1e9, "B"),
+    };
+    let digits = match scaled {
+        x if x < 9.995 => 2,
+        x if x < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{scaled:.digits$}{unit}")
+}
+
+/// `0:07`, `12:40`, `1:12:40`
+fn duration(seconds: f64) -> String {
+    let whole = seconds.clamp(0.0, 1e12).round() as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        for (n, text) in
+            [(999, "999"), (1_000, "1.00k"), (41_230, "41.2k"), (411_800, "412k"), (1_240_000, "1.24M")]
+        {
+            assert_eq!(count(n), text);
+        }
+        for (s, text) in [(7.2, "0:07"), (760.0, "12:40"), (4360.0, "1:12:40"), (f64::NAN, "0:00")] {
+            assert_eq!(duration(s), text);
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_log() {
+        let stats =
+            StepStats { step: 120, loss: 3.0, grad_norm: Some(0.841), learning_rate: 5.9e-4, finite: true };
+        let reading = Reading { loss: 3.28171, tokens_per_second: 412_300.0, seconds_left: 4360.0 };
+        let line = line(&stats, &reading, 2000);
+        assert!(
+            line.starts_with("step 120/2000  loss 3.2817  gnorm 0.84  lr 5.9e-4  412k tok/s  "),
+            "{line}"
+        );
+        assert!(line.ends_with("  eta 1:12:40"), "{line}");
+    }
+}
