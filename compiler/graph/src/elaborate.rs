@@ -25,6 +25,8 @@ use values::{Number, Value};
 
 /// Ops of a graph, unrolled repeats counted turn by turn.
 const OPS_MAX: usize = 1_000_000;
+/// Statements and calls, those of unrolled repeats turn by turn: what a short text may ask of the elaborator.
+const WORK_MAX: usize = 1_000_000;
 /// Turns of a repeat.
 const TURNS_MAX: u64 = 100_000;
 /// Elements of a tensor.
@@ -128,6 +130,7 @@ struct Elaborator<'a> {
     /// Where what is emitted came from.
     emission: emission::Place,
     ops: usize,
+    work: usize,
     sites: u32,
 }
 
@@ -151,6 +154,7 @@ impl<'a> Elaborator<'a> {
             calls: vec![],
             emission: emission::Place { path: String::new(), origin: String::new(), span: spec.model.span },
             ops: 0,
+            work: 0,
             sites: 0,
         }
     }
@@ -164,6 +168,16 @@ impl<'a> Elaborator<'a> {
             self.diagnostics.push(mistake);
         }
         Err(Reported)
+    }
+
+    /// Counts a statement or a call.
+    fn work(&mut self, span: Span) -> Outcome<()> {
+        self.work += 1;
+        if self.work <= WORK_MAX {
+            return Ok(());
+        }
+        let limit = format!("{WORK_MAX} statements and calls, unrolled repeats turn by turn");
+        self.report(crate::errors::TooLarge { what: "the model".into(), limit, span, places: vec![] })
     }
 
     fn model(&mut self) {

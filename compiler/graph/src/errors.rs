@@ -65,7 +65,7 @@ pub(crate) struct HeadsDoNotDivide {
 impl From<HeadsDoNotDivide> for Diagnostic {
     fn from(e: HeadsDoNotDivide) -> Self {
         let (heads, width) = (e.heads.size, e.width.size);
-        let unit = if e.halves { 2 * heads } else { heads };
+        let unit = if e.halves { heads.saturating_mul(2) } else { heads };
         let halves = if e.halves { " of two halves" } else { "" };
         let title = format!("{heads} heads{halves} do not divide a width of {width}");
         let mut d =
@@ -79,7 +79,8 @@ impl From<HeadsDoNotDivide> for Diagnostic {
             return d.help("`heads` must be at least 1");
         }
         let below = width / unit * unit;
-        let fit = if below == 0 { format!("{unit}") } else { format!("{below} or {}", below + unit) };
+        let fit =
+            if below == 0 { format!("{unit}") } else { format!("{below} or {}", below.saturating_add(unit)) };
         d.help(format!("the nearest widths that fit are {fit}"))
     }
 }

@@ -16,7 +16,11 @@ fn sentence(comments: &[&str]) -> String {
 
 /// A definition's first line without its body.
 fn heading(line: &str) -> &str {
-    let end = if line.starts_with("model") && !line.contains("->") { line.find(" = ").map(|_| line.len()) } else { line.rfind(" {") };
+    let end = if line.starts_with("model") && !line.contains("->") {
+        line.find(" = ").map(|_| line.len())
+    } else {
+        line.rfind(" {")
+    };
     &line[..end.unwrap_or(line.len())]
 }
 

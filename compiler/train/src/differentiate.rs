@@ -168,7 +168,7 @@ mod tests {
         transpose_on_its_own: "param a: [4, D] ~ zeros\n y = x @ gelu(transpose(a) @ a)";
         sums: "y = x * sum(x * x) + x";
         means: "param w: [5, 6] ~ zeros\n y = x + mean(gelu(x)) * w";
-        a_sum_of_rows: "y = x + reshape(sum(reshape(x, [B, T, D, 1]), last: 1), [B, T, D])";
+        a_sum_of_rows: "y = x + reshape(sum(reshape(x, [B, T, D, 1]), last: true), [B, T, D])";
         attention: "param w: [D, 18] ~ zeros\n q, k, v = split(x @ w, 3)\n y = attend(q, k, v, heads: 2, mask: causal)";
         attention_with_a_window: "y = attend(x, gelu(x), x * x, heads: 3, mask: causal & window(2), scale: 0.7)";
         attention_with_a_predicate: "y = attend(x, gelu(x), x * x, heads: 1, mask: (q, k) => k <= q & q - k < 3 | k == 0)";

@@ -70,6 +70,7 @@ impl Elaborator<'_> {
         paths: (String, String),
         span: Span,
     ) -> Outcome<Value> {
+        self.work(span)?;
         let spec = self.spec;
         let Some(definition) = spec.definitions.get(id.0 as usize) else { return Err(Reported) };
         // The checker has reported circles; the limit guards against what it might not see.

@@ -154,7 +154,7 @@ impl Emit for Elaborator<'_> {
     fn site(&mut self) -> u32 {
         let turns = self.repeat.map_or(1, |(_, turns)| turns as u32);
         let site = self.sites;
-        self.sites += turns;
+        self.sites = self.sites.saturating_add(turns);
         site
     }
 

@@ -167,6 +167,7 @@ impl Elaborator<'_> {
                 return Ok(Argument::Number(n.amount.float()));
             }
             (Expects::Size, Value::Number(n)) => return Ok(Argument::Size(self.number_as_size(&n, place)?)),
+            (Expects::Flag, Value::Bool(flag)) => return Ok(Argument::Flag(flag)),
             (Expects::Mask, value @ (Value::Mask(_) | Value::Lambda(_))) => {
                 return Ok(Argument::Mask(self.as_mask(value, place, frame)?));
             }

@@ -20,6 +20,7 @@ impl Elaborator<'_> {
         let mut result = None;
         let mut bad = false;
         for statement in statements {
+            self.work(place_of(statement))?;
             match statement {
                 Statement::Param { name, dims, init } => {
                     let value = self.param(name, dims, init, frame).unwrap_or(Value::Bad);
@@ -187,14 +188,14 @@ impl Elaborator<'_> {
         self.repeats += 1;
         let mut inner = turn_frame(frame, &format!("{}.*", name.value), &name.value, body);
         self.emission = emission::Place { path: frame.value_path.clone(), origin: frame.path.clone(), span };
-        let mut args: Vec<(String, Span, ValueId, ValueId)> = vec![];
+        let mut args = vec![];
         for (carried, rebound) in carried_names(body, frame) {
             if let Some(Value::Tensor(init)) = frame.names.get(&carried).map(|b| b.value.clone()) {
                 let ty = self.graph.ty(init).clone();
                 let naming = Naming::Given(join(&inner.value_path, &carried));
                 let arg = self.add(ty, Def::RepeatArg(id), naming);
                 inner.bind(&carried, Value::Tensor(arg), rebound);
-                args.push((carried, rebound, init, arg));
+                args.push(Entering { name: carried, rebound, init, arg });
             }
         }
         let outside = std::mem::take(&mut self.steps);
@@ -220,24 +221,18 @@ impl Elaborator<'_> {
     fn carry(
         &mut self,
         id: RepeatId,
-        args: Vec<(String, Span, ValueId, ValueId)>,
+        args: Vec<Entering>,
         inner: &Frame,
         frame: &mut Frame,
     ) -> Outcome<Vec<Carried>> {
-        for (name, rebound) in inner
-            .names
-            .iter()
-            .filter_map(|(n, b)| Some((n, (frame.names.get(n)?.clone(), b))))
-            .map(|(n, (old, new))| (n, (old, new.clone())))
-        {
-            let (old, new) = rebound;
-            let is_tensor = matches!(old.value, Value::Tensor(_));
-            if !is_tensor && old.value != new.value {
+        for (name, new) in &inner.names {
+            let Some(old) = frame.names.get(name) else { continue };
+            if !matches!(old.value, Value::Tensor(_)) && old.value != new.value {
                 self.same_type(name, &old.value, &new.value, old.place, new.place)?;
             }
         }
         let mut carried = vec![];
-        for (name, rebound, init, arg) in args {
+        for Entering { name, rebound, init, arg } in args {
             let Some(new) = inner.names.get(&name).map(|b| b.value.clone()) else { continue };
             let place = frame.names.get(&name).map_or(rebound, |b| b.place);
             self.same_type(&name, &Value::Tensor(init), &new, place, rebound)?;
@@ -249,6 +244,23 @@ impl Elaborator<'_> {
         }
         Ok(carried)
     }
+}
+
+fn place_of(statement: &Statement) -> Span {
+    match statement {
+        Statement::Param { name, .. } => name.span,
+        Statement::Bind { value, .. } => value.span,
+        Statement::Repeat { span, .. } => *span,
+        Statement::Result(expr) => expr.span,
+    }
+}
+
+/// A value that enters a repeat under a name that the repeat binds again.
+struct Entering {
+    name: String,
+    rebound: Span,
+    init: ValueId,
+    arg: ValueId,
 }
 
 /// A turn's frame: the names of outside, a path of its own.

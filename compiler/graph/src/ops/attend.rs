@@ -138,7 +138,7 @@ impl Op for Attend {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        let (q, k) = (inputs[0], inputs[1]);
         for (i, ty) in inputs.iter().enumerate() {
             if ty.dims.len() != 3 {
                 let message = format!("attention takes [batch, position, width], not {}", super::shown(ty));
@@ -156,18 +156,19 @@ impl Op for Attend {
         {
             return Err(error);
         }
-        if q.cols() != k.cols() * group || q.cols() != self.attention.heads * self.attention.head_dim {
+        if q.cols() != k.cols().saturating_mul(group)
+            || q.cols() != self.attention.heads.saturating_mul(self.attention.head_dim)
+        {
             let message = format!(
                 "{} query heads of {} need keys of width {} for {} kv_heads, and they have {}",
                 self.attention.heads,
                 self.attention.head_dim,
-                self.attention.kv_heads * self.attention.head_dim,
+                self.attention.kv_heads.saturating_mul(self.attention.head_dim),
                 self.attention.kv_heads,
                 k.cols()
             );
             return Err(ShapeError::dims((0, 2), (1, 2), message));
         }
-        let _ = v;
         let lse = vec![q.dims[0].clone(), self.heads.clone(), q.dims[1].clone()];
         Ok(vec![q.clone(), TensorType { dtype: DType::F32, dims: lse }])
     }

@@ -59,6 +59,8 @@ pub(crate) enum Expects {
     Index,
     /// A list of sizes.
     Sizes,
+    /// `true` or `false`.
+    Flag,
     /// A mask.
     Mask,
 }
@@ -74,6 +76,7 @@ impl Expects {
             Expects::Size => "a whole number of at least 1",
             Expects::Index => "the place of a dim, counted from 0",
             Expects::Sizes => "a list of sizes",
+            Expects::Flag => "`true` or `false`",
             Expects::Mask => "a mask",
         }
     }
@@ -107,6 +110,8 @@ pub(crate) enum Argument {
     Size(Dim),
     /// Several.
     Sizes(Vec<Dim>),
+    /// A flag.
+    Flag(bool),
     /// A mask.
     Mask(Mask),
 }
@@ -162,6 +167,11 @@ impl Arguments {
             Some(Argument::Sizes(dims)) => dims,
             _ => &[],
         }
+    }
+
+    /// The flag of parameter `i`; false where it was left out.
+    pub fn flag(&self, i: usize) -> bool {
+        matches!(self.values[i], Some(Argument::Flag(true)))
     }
 
     /// The mask of parameter `i`.

@@ -37,7 +37,7 @@ pub(crate) const ROPE: Function = Function {
             let error = ShapeError::new(0, 0, message);
             return Err(Misuse::Shape { inputs: vec![x], error });
         };
-        if heads.size == 0 || !width.size.is_multiple_of(2 * heads.size) {
+        if heads.size == 0 || !width.size.is_multiple_of(heads.size.saturating_mul(2)) {
             return Err(Misuse::Heads { param: 1, heads, tensor: x });
         }
         let name = match width.name.strip_suffix(&format!("*{}", heads.name)) {

@@ -16,22 +16,22 @@ use crate::row_builder::RowBuilder;
 pub(crate) const SUM: Function = Function {
     builtin: Builtin {
         name: "sum",
-        signature: "sum(x, last: 0)",
-        doc: "The sum of all elements; with `last: 1`, that of each row, which takes the last dim away.",
+        signature: "sum(x, last: false)",
+        doc: "The sum of all elements; with `last: true`, that of each row, which takes the last dim away.",
     },
-    params: &[Parameter::required("x", Expects::Tensor), Parameter::optional("last", Expects::Index)],
-    build: Build::Ops(|e, args| Ok(vec![sum(e, args.tensor(0), args.number(1).unwrap_or(0.0) != 0.0)?])),
+    params: &[Parameter::required("x", Expects::Tensor), Parameter::optional("last", Expects::Flag)],
+    build: Build::Ops(|e, args| Ok(vec![sum(e, args.tensor(0), args.flag(1))?])),
 };
 
 pub(crate) const MEAN: Function = Function {
     builtin: Builtin {
         name: "mean",
-        signature: "mean(x, last: 0)",
-        doc: "The mean of all elements; with `last: 1`, that of each row, which takes the last dim away.",
+        signature: "mean(x, last: false)",
+        doc: "The mean of all elements; with `last: true`, that of each row, which takes the last dim away.",
     },
-    params: &[Parameter::required("x", Expects::Tensor), Parameter::optional("last", Expects::Index)],
+    params: &[Parameter::required("x", Expects::Tensor), Parameter::optional("last", Expects::Flag)],
     build: Build::Ops(|e, args| {
-        let last = args.number(1).unwrap_or(0.0) != 0.0;
+        let last = args.flag(1);
         let ty = e.ty(args.tensor(0));
         let count = if last { ty.cols() } else { ty.elements() };
         let sum = sum(e, args.tensor(0), last)?;

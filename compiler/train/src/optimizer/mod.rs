@@ -2,3 +2,4 @@
 
 pub mod adamw;
 pub mod norm;
+pub mod reference;
