@@ -48,3 +48,19 @@ pub(crate) fn codes(text: &str) -> Vec<&'static str> {
 
 /// The smallest job, its lines in four parts that a test may replace.
 pub(crate) const DATA: &str = "data { text: [\"a.txt\"], tokenizer: \"chars\", sequence: 64 }\n";
+
+/// The definitions of a text, resolved from `model = …` on, whatever else is wrong with it.
+pub(crate) fn definitions(text: &str) -> Vec<crate::body::Definition> {
+    let mut sources = SourceMap::default();
+    let id = sources.add("train.dsp", text);
+    let (file, _) = dspc_grammar::parse(id, text);
+    let (loaded, _) = crate::library::load(&file, &mut sources);
+    let mut mistakes = crate::errors::Mistakes::default();
+    let modules = crate::resolve::Modules::collect(&file, &loaded, &mut mistakes);
+    let written = crate::read::Written::collect(&file, &mut mistakes);
+    let mut resolver = crate::resolve::Resolver::new(&modules, BUILTINS, &mut mistakes);
+    if let Some(entry) = written.get("model") {
+        resolver.model(entry.value);
+    }
+    resolver.finish()
+}

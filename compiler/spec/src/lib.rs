@@ -13,6 +13,7 @@ mod fixture;
 mod keys;
 mod library;
 mod numbers;
+mod print;
 mod read;
 mod resolve;
 pub mod settings;
@@ -21,3 +22,4 @@ mod units;
 
 pub use check::check;
 pub use keys::{explain, reference_markdown};
+pub use print::print;
