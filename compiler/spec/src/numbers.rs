@@ -2,8 +2,9 @@
 
 /// The shortest text that reads back as the same number: `0.1`, `1e-8`, `500M`.
 pub(crate) fn number(value: f64) -> String {
-    for (name, factor) in [("B", 1e9), ("M", 1e6), ("K", 1e3)] {
-        if value.abs() >= 10.0 * factor && value % factor == 0.0 {
+    // 1000 and 2000 stay as they are: a thousand is said in full.
+    for (name, factor, from) in [("B", 1e9, 1e9), ("M", 1e6, 1e6), ("K", 1e3, 1e4)] {
+        if value.abs() >= from && value % factor == 0.0 {
             return format!("{}{name}", value / factor);
         }
     }

@@ -28,7 +28,10 @@ pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mis
     for missing in MISSING {
         if let Some((place, what)) = (missing.asked)(settings) {
             let place = place.unwrap_or(end);
-            mistakes.add(NotYet { code: missing.code, place, what, instead: missing.instead });
+            // What is wrong in itself is said first; that it could not run anyway would only distract.
+            if !mistakes.has_error_within(place) {
+                mistakes.add(NotYet { code: missing.code, place, what, instead: missing.instead });
+            }
         }
     }
 }

@@ -135,11 +135,11 @@ impl From<BatchTooLarge> for Diagnostic {
         let span = it.micro_batch.span;
         Diagnostic::error(
             "E0315",
-            format!("a batch of {} sequences is too large", it.product),
+            format!("a batch of {} sequences is too large", crate::numbers::number(it.product as f64)),
             span,
             "this times the rest",
         )
-        .note("a batch holds at most 2^30 sequences")
+        .note("a batch holds at most 1B sequences")
         .help("micro_batch: 1")
     }
 }

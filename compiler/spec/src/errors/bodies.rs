@@ -5,12 +5,37 @@ use dspc_source::{Diagnostic, Span};
 use crate::body::Name;
 use crate::errors::suggest;
 
+/// Why a binding of a name does not count at a place.
+#[derive(Clone, Copy)]
+pub(crate) enum Elsewhere {
+    /// It stands further down.
+    Later,
+    /// It was of one turn of a `repeat` that is over.
+    Gone,
+}
+
+impl Elsewhere {
+    fn label(self) -> &'static str {
+        match self {
+            Elsewhere::Later => "bound only here, later",
+            Elsewhere::Gone => "bound here, for one turn of the `repeat`",
+        }
+    }
+
+    fn help(self, name: &str) -> String {
+        match self {
+            Elsewhere::Later => "move that line above this one".into(),
+            Elsewhere::Gone => format!("bind it before the `repeat`, which then carries it on: {name} = …"),
+        }
+    }
+}
+
 /// E0115. A name that nothing has at this place.
 pub(crate) struct UnknownName {
     pub name: Name,
     pub known: Vec<String>,
     /// Where the name is bound after all, but not for this place, and why not.
-    pub bound_elsewhere: Option<(Span, &'static str)>,
+    pub bound_elsewhere: Option<(Span, Elsewhere)>,
     /// The name by which the body knows a parameter of this name: `H` for `heads`.
     pub known_as: Option<Name>,
 }
@@ -31,7 +56,7 @@ impl From<UnknownName> for Diagnostic {
                 .patch(word.span, known.value);
         }
         if let Some((span, why)) = it.bound_elsewhere {
-            return d.label(span, why);
+            return d.label(span, why.label()).help(why.help(&word.value));
         }
         suggest(d, word, it.known.iter().map(String::as_str), "in scope are")
     }

@@ -99,7 +99,7 @@ pub(crate) struct UnknownFunction {
     pub name: Name,
     /// What may be called here.
     pub known: Vec<String>,
-    /// A module of the library that has it.
+    /// A module in scope that has it.
     pub elsewhere: Option<String>,
     /// True where there are too many to list.
     pub many: bool,
@@ -109,9 +109,10 @@ impl From<UnknownFunction> for Diagnostic {
     fn from(it: UnknownFunction) -> Diagnostic {
         let title = format!("there is no layer or function `{}`", it.name.value);
         let d = Diagnostic::error("E0112", title, it.name.span, "not found");
-        let near = dspc_source::nearest(&it.name.value, it.known.iter().map(String::as_str)).is_some();
+        let near = crate::errors::near(&it.name.value, it.known.iter().map(String::as_str)).is_some();
         if let (false, Some(module)) = (near, &it.elsewhere) {
-            return d.help(format!("use std::{module} and write `{module}::{}`", it.name.value));
+            let path = format!("{module}::{}", it.name.value);
+            return d.help(format!("write `{path}`")).patch(it.name.span, path);
         }
         if it.many && !near {
             return d.help(format!("define it: layer {}(x: [B, T, D]) -> [B, T, D] {{ … }}", it.name.value));
@@ -133,7 +134,7 @@ impl From<UnknownWord> for Diagnostic {
     fn from(it: UnknownWord) -> Diagnostic {
         let title = format!("`{}` cannot be `{}`", it.place, it.word.value);
         let d = Diagnostic::error("E0120", title, it.word.span, format!("expected {}", it.expected));
-        match dspc_source::nearest(&it.word.value, it.known.iter().copied()) {
+        match crate::errors::near(&it.word.value, it.known.iter().copied()) {
             Some(near) => d.help(format!("did you mean `{near}`?")).patch(it.word.span, near),
             None => d.help(format!("write {}", it.expected)),
         }
@@ -205,13 +206,14 @@ pub(crate) struct SameParameterNames {
 
 impl From<SameParameterNames> for Diagnostic {
     fn from(it: SameParameterNames) -> Diagnostic {
-        let title = format!("two things in one scope own parameters called `{}`", it.path);
+        let title = format!("two parts of one scope are called `{}`", it.path);
         let help = match it.unnamed {
             true => format!("name this one: add `as {}`", it.free),
             false => format!("give this one another name: `{}`", it.free),
         };
-        Diagnostic::error("E0118", title, it.second, "this one again")
+        Diagnostic::error("E0118", title, it.second, "here again")
             .label(it.first, "first here")
+            .note("a parameter's name is made of the names around it, so theirs would clash")
             .help(help)
     }
 }
@@ -256,9 +258,9 @@ impl From<ModelArgument> for Diagnostic {
         let known = crate::errors::listed(it.known.iter().map(String::as_str));
         let d = Diagnostic::error(
             "E0122",
-            format!("arguments of the model `{}` are sizes by name", it.callee),
+            format!("sizes of the model `{}` go by their names", it.callee),
             it.arg,
-            "not one of them",
+            "which size is this?",
         )
         .label(it.defined, "defined here");
         match it.known.first() {

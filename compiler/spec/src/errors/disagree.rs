@@ -130,11 +130,11 @@ impl From<OtherWorld> for Diagnostic {
         let plural = if it.world == 1 { "rank" } else { "ranks" };
         Diagnostic::error(
             "E0306",
-            format!("the mesh is not one of {} ranks", it.ranks),
+            format!("the mesh has {} {plural}, and {} were asked for", it.world, it.ranks),
             it.mesh,
             format!("{} {plural}", it.world),
         )
-        .note(format!("{} ranks were asked for, with `--ranks` or by the launcher", it.ranks))
+        .note(format!("{} ranks: by `--ranks` or by the launcher", it.ranks))
         .help("parallel = mesh(data: auto)")
     }
 }

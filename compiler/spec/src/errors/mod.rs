@@ -21,7 +21,7 @@ pub(crate) use supported::*;
 pub(crate) use values::*;
 pub(crate) use warnings::*;
 
-use dspc_source::{Diagnostic, Severity};
+use dspc_source::{Diagnostic, Severity, Span};
 
 /// The mistakes found so far.
 #[derive(Default)]
@@ -38,6 +38,17 @@ impl Mistakes {
     /// True if one of them is an error.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// True if an error lies inside a place.
+    pub fn has_error_within(&self, place: Span) -> bool {
+        let inside = |span: Span| span.file == place.file && place.start <= span.start && span.end <= place.end;
+        self.found.iter().any(|d| d.severity == Severity::Error && inside(d.primary.span))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.found.len()
     }
 
     /// All, in the order of the text, the same mistake once.
@@ -57,6 +68,11 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
+/// The known name nearest to a word; a word of one letter is near to everything and so to nothing.
+pub(crate) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.chars().count() > 1 { dspc_source::nearest(word, known) } else { None }
+}
+
 /// Adds "did you mean", with its edit, or else what is known.
 fn suggest<'a>(
     diagnostic: Diagnostic,
@@ -64,7 +80,7 @@ fn suggest<'a>(
     known: impl IntoIterator<Item = &'a str> + Clone,
     what: &str,
 ) -> Diagnostic {
-    match dspc_source::nearest(&word.value, known.clone()) {
+    match near(&word.value, known.clone()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")).patch(word.span, near),
         None => match listed(known) {
             names if names.is_empty() => diagnostic,

@@ -1,9 +1,9 @@
 //! Names of settings and modules.
 
-use dspc_source::{Diagnostic, Span, nearest};
+use dspc_source::{Diagnostic, Span};
 
 use crate::body::Name;
-use crate::errors::suggest;
+use crate::errors::{near, suggest};
 use crate::keys::{BLOCKS, KEYS, Key};
 
 /// E0101. No setting or field has this name.
@@ -16,13 +16,11 @@ pub(crate) struct UnknownSetting {
 impl From<UnknownSetting> for Diagnostic {
     fn from(it: UnknownSetting) -> Diagnostic {
         let word = &it.name;
-        let place = it.block.map_or("setting".to_string(), |block| format!("field of `{block}`"));
-        let d = Diagnostic::error(
-            "E0101",
-            format!("unknown {place} `{}`", word.value),
-            word.span,
-            "nothing has this name",
-        );
+        let title = match it.block {
+            Some(block) => format!("`{block}` has no field `{}`", word.value),
+            None => format!("there is no setting `{}`", word.value),
+        };
+        let d = Diagnostic::error("E0101", title, word.span, "unknown");
         if let Some(key) = Key::find_foreign(&word.value) {
             return d.note(format!("here it is called `{}`", key.path)).help(match key.block() {
                 Some(block) => format!("{block} {{ {} }}", key.line()),
@@ -36,7 +34,7 @@ impl From<UnknownSetting> for Diagnostic {
                 settings.chain(BLOCKS.iter().map(|(block, _)| *block)).collect()
             }
         };
-        if nearest(&word.value, here.iter().copied()).is_none()
+        if near(&word.value, here.iter().copied()).is_none()
             && let Some(key) = KEYS.iter().find(|key| key.name() == word.value)
         {
             return d.help(match key.block() {
@@ -98,7 +96,7 @@ impl From<MissingSettings> for Diagnostic {
     fn from(it: MissingSettings) -> Diagnostic {
         let block = it.keys.first().and_then(|key| key.block());
         let names = crate::errors::listed(it.keys.iter().map(|key| key.name()));
-        let lines: Vec<_> = it.keys.iter().map(|key| key.line()).collect();
+        let lines: Vec<_> = it.keys.iter().map(|key| to_add(key)).collect();
         let it_is = if it.keys.len() == 1 { "it has" } else { "they have" };
         let (title, label, help) = match block {
             Some(block) if it.block_written => {
@@ -115,6 +113,14 @@ impl From<MissingSettings> for Diagnostic {
     }
 }
 
+/// The line to add for a key; a model comes with the module that it is of.
+fn to_add(key: &Key) -> String {
+    match key.path {
+        "model" => format!("use std::gpt2\n{}", key.line()),
+        _ => key.line(),
+    }
+}
+
 /// E0109. `use` of a module that is not there.
 pub(crate) struct UnknownModule {
     /// The segment that is wrong.
@@ -127,6 +133,9 @@ impl From<UnknownModule> for Diagnostic {
         let title = format!("there is no module `{}`", it.segment.value);
         let d = Diagnostic::error("E0109", title, it.segment.span, "not found")
             .note("modules are those of the library: `use std::gpt2`");
+        if it.known.contains(&it.segment.value.as_str()) {
+            return d.help(format!("use std::{}", it.segment.value));
+        }
         suggest(d, &it.segment, it.known.iter().copied(), "`std` holds")
     }
 }

@@ -87,7 +87,7 @@ impl From<NotWhole> for Diagnostic {
             "E0204",
             format!("`{}` must be a whole number", it.place),
             it.value.span,
-            format!("{x} {}", it.of),
+            format!("{x} {}", it.of).trim_end(),
         )
         .help(format!("write `{}` or `{}`", x.floor(), x.ceil()))
     }
@@ -130,18 +130,32 @@ impl From<NotConstant> for Diagnostic {
     }
 }
 
+/// What is wrong with a number.
+#[derive(Clone, Copy)]
+pub(crate) enum Arithmetic {
+    DividesByZero,
+    TooLarge,
+}
+
 /// E0207. Arithmetic without a usable result.
 pub(crate) struct BadArithmetic {
     pub value: Span,
-    /// "divides by zero", "is too large to be exact"
-    pub what: &'static str,
+    pub what: Arithmetic,
 }
 
 impl From<BadArithmetic> for Diagnostic {
     fn from(it: BadArithmetic) -> Diagnostic {
-        Diagnostic::error("E0207", format!("this number {}", it.what), it.value, "worked out here")
-            .note("whole numbers are exact up to 2^53 - 1")
-            .help("write a smaller number")
+        match it.what {
+            Arithmetic::DividesByZero => {
+                Diagnostic::error("E0207", "this number divides by zero", it.value, "no such number")
+                    .help("divide by something other than 0")
+            }
+            Arithmetic::TooLarge => {
+                Diagnostic::error("E0207", "this number is too large to be exact", it.value, "worked out here")
+                    .note("whole numbers are exact up to 2^53 - 1")
+                    .help("write a smaller number")
+            }
+        }
     }
 }
 
@@ -209,7 +223,7 @@ impl From<UnknownTokenizer> for Diagnostic {
     fn from(it: UnknownTokenizer) -> Diagnostic {
         let title = format!("there is no tokenizer \"{}\"", it.name.value);
         let d = Diagnostic::error("E0211", title, it.name.span, "not built in");
-        match dspc_source::nearest(&it.name.value, it.known.iter().copied()) {
+        match crate::errors::near(&it.name.value, it.known.iter().copied()) {
             Some(near) => {
                 d.help(format!("did you mean \"{near}\"?")).patch(it.name.span, format!("\"{near}\""))
             }

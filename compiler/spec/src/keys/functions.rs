@@ -212,7 +212,7 @@ pub(super) const DYNAMIC: Function = Function {
 };
 
 const fn axis(name: &'static str, doc: &'static str) -> Argument {
-    arg(name, plain(Plain::Whole { least: 1, most: 1 << 20, of: "ranks" }), Fallback::Text("1"), doc)
+    arg(name, plain(Plain::Whole { least: 1, most: 1_000_000, of: "ranks" }), Fallback::Text("1"), doc)
 }
 
 pub(super) const AUTO_RANKS: Function = word("auto", "As many as are started (`--ranks`), or 1.");
@@ -227,7 +227,7 @@ pub(super) const MESH: Function = Function {
             arg(
                 "data",
                 Type {
-                    plain: Some(Plain::Whole { least: 1, most: 1 << 20, of: "ranks" }),
+                    plain: Some(Plain::Whole { least: 1, most: 1_000_000, of: "ranks" }),
                     functions: &[&AUTO_RANKS],
                 },
                 Fallback::Text("1"),
@@ -250,7 +250,7 @@ pub(super) const STAGE: Function = Function {
             "",
             arg(
                 "stage",
-                plain(Plain::Whole { least: 0, most: 3, of: "the ZeRO stage" }),
+                plain(Plain::Whole { least: 0, most: 3, of: "" }),
                 Fallback::Required,
                 "0 to 3.",
             ),

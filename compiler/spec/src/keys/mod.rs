@@ -190,6 +190,7 @@ impl Plain {
     /// What is expected, for a message.
     pub fn expected(&self) -> String {
         match self {
+            Plain::Whole { of: "", .. } => "a whole number".into(),
             Plain::Whole { of, .. } => format!("a whole number of {of}"),
             Plain::Real { .. } => "a number".into(),
             Plain::Share => "a share such as `10%`".into(),
@@ -205,6 +206,7 @@ impl Plain {
     /// Type and range, for the reference.
     pub fn describe(&self) -> String {
         match *self {
+            Plain::Whole { least, of: "", most } => format!("whole number from {least} to {most}"),
             Plain::Whole { least, of, .. } => format!("whole number of {of}, at least {least}"),
             Plain::Real { above, below } => {
                 match (above.describe("at least", "above"), below.describe("at most", "below")) {

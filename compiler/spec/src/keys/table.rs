@@ -27,7 +27,7 @@ pub(crate) const KEYS: &[Key] = &[
         path: "model",
         ty: plain(Plain::Model),
         fallback: Fallback::Required,
-        example: "gpt2::small()",
+        example: "gpt2::small(vocab: data.vocab)",
         doc: "The model to train: a call of a model of the library (`use std::gpt2`) or of this file, with its sizes.",
         deepspeed: "",
         hf: "",
@@ -43,7 +43,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "seed",
-        ty: plain(Plain::Whole { least: 0, most: (1 << 53) - 1, of: "the seed" }),
+        ty: plain(Plain::Whole { least: 0, most: (1 << 53) - 1, of: "" }),
         fallback: Fallback::Text("0"),
         example: "42",
         doc: "Key of all random numbers: initial weights, dropout, the order of the data. The same spec and seed give the same bits.",
@@ -79,7 +79,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "data.sequence",
-        ty: count("tokens", 1 << 24),
+        ty: count("tokens", 16_000_000),
         fallback: Fallback::Required,
         example: "128",
         doc: "Tokens in a training sequence.",
@@ -151,7 +151,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "train.batch",
-        ty: count("sequences", 1 << 30),
+        ty: count("sequences", 1_000_000_000),
         fallback: Fallback::Required,
         example: "8",
         doc: "Sequences a step, over all ranks and micro-batches: `batch = micro_batch × accumulation × data ranks`. Two of the three may be left out; with `micro_batch` given, so may this.",
@@ -160,7 +160,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "train.micro_batch",
-        ty: count("sequences", 1 << 30),
+        ty: count("sequences", 1_000_000_000),
         fallback: Fallback::Derived("batch ÷ accumulation ÷ data ranks"),
         example: "2",
         doc: "Sequences that a rank holds at once.",
@@ -169,7 +169,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "train.accumulation",
-        ty: count("micro-batches", 1 << 30),
+        ty: count("micro-batches", 1_000_000_000),
         fallback: Fallback::Derived("batch ÷ micro_batch ÷ data ranks, or 1"),
         example: "4",
         doc: "Micro-batches that a rank adds up before a step.",

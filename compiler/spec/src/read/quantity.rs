@@ -5,7 +5,7 @@ use dspc_source::{Span, Spanned};
 
 use super::Reader;
 use crate::body::Name;
-use crate::errors::{BadArithmetic, Circle, MixedUnits, NoSuchNumber, NotConstant};
+use crate::errors::{Arithmetic, BadArithmetic, Circle, MixedUnits, NoSuchNumber, NotConstant};
 use crate::keys::{Fallback, KEYS, Key, Plain};
 use crate::units::{self, Dimension};
 
@@ -56,14 +56,14 @@ impl Reader<'_> {
         {
             return Some(q);
         }
-        self.mistakes.add(BadArithmetic { value: span, what: "is too large to be exact" });
+        self.mistakes.add(BadArithmetic { value: span, what: Arithmetic::TooLarge });
         None
     }
 
     fn arithmetic(&mut self, op: &Spanned<BinaryOp>, left: f64, right: f64, span: Span) -> Option<f64> {
         let divides = matches!(op.value, BinaryOp::Divide | BinaryOp::Remainder);
         if divides && right == 0.0 {
-            self.mistakes.add(BadArithmetic { value: span, what: "divides by zero" });
+            self.mistakes.add(BadArithmetic { value: span, what: Arithmetic::DividesByZero });
             return None;
         }
         match op.value {

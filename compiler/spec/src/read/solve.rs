@@ -6,6 +6,7 @@
 use dspc_source::Spanned;
 
 use super::Reader;
+use crate::keys::Key;
 use crate::errors::{BatchDisagrees, BatchIndivisible, BatchTooLarge, BatchUnreachable, DataRanks};
 use crate::settings::{Mesh, Origin, Set};
 
@@ -18,7 +19,7 @@ pub(crate) struct Batch {
 }
 
 /// Most sequences a step.
-const BATCH_MAX: u128 = 1 << 30;
+const BATCH_MAX: u128 = 1_000_000_000;
 
 /// Reads the three terms and solves for the missing ones; `None` if that cannot be, which is reported.
 pub(crate) fn solve_batch(reader: &mut Reader<'_>, parallel: Option<&Set<Mesh>>) -> Option<Batch> {
@@ -29,7 +30,7 @@ pub(crate) fn solve_batch(reader: &mut Reader<'_>, parallel: Option<&Set<Mesh>>)
     if given.iter().zip(&terms).any(|(given, term)| *given && term.is_none()) {
         return None;
     }
-    let ranks = data_ranks(parallel?);
+    let ranks = data_ranks(reader, parallel?);
     let (batch, micro_batch, accumulation) = (terms[0], terms[1], terms[2]);
     let derived = |value| Set { value, origin: Origin::Derived };
     let one = Set { value: 1, origin: Origin::Default };
@@ -89,8 +90,11 @@ fn term(reader: &mut Reader<'_>, path: &str) -> Option<Spanned<u64>> {
     Some(Spanned::new(set.value, set.span()?))
 }
 
-fn data_ranks(parallel: &Set<Mesh>) -> DataRanks {
-    DataRanks { count: parallel.value.data, span: parallel.span() }
+/// The ranks of the data axis; the place is the number itself where it is written.
+fn data_ranks(reader: &mut Reader<'_>, parallel: &Set<Mesh>) -> DataRanks {
+    let mesh = Key::find("parallel").and_then(|key| reader.held(key));
+    let axis = mesh.and_then(|(held, _)| held.call()?.arg("data")?.span);
+    DataRanks { count: parallel.value.data, span: parallel.span().map(|whole| axis.unwrap_or(whole)) }
 }
 
 fn said(term: Spanned<u64>) -> Set<u64> {

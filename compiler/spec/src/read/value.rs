@@ -79,7 +79,11 @@ impl Reader<'_> {
     }
 
     fn wrong(&mut self, place: &str, ty: &Type, expr: &Expr, meant: Option<String>) -> Option<Held> {
-        let (found, expected) = (describe(&expr.kind), ty.expected());
+        let found = match (ty.plain, &expr.kind) {
+            (Some(Plain::Texts), ExprKind::String(_)) => "one text",
+            (_, kind) => describe(kind),
+        };
+        let expected = ty.expected();
         self.mistakes.add(WrongValue { value: expr.span, found, place: place.into(), expected, meant });
         None
     }
@@ -303,10 +307,12 @@ fn is_arithmetic(kind: &ExprKind) -> bool {
 /// The number with the unit that would fit: `200M` for `200MB` where things are counted.
 fn meant_unit(plain: Plain, kind: &ExprKind) -> Option<String> {
     let ExprKind::Number { value, unit } = kind else { return None };
+    let value = crate::numbers::number(*value);
     let unit = match (plain, unit.as_str()) {
         (Plain::Whole { .. }, "kB") => "K",
         (Plain::Whole { .. }, "MB") => "M",
         (Plain::Whole { .. }, "GB") => "B",
+        (Plain::Whole { .. }, "ms" | "s" | "min" | "h" | "%") => "",
         (Plain::Bytes, "") => "GB",
         (Plain::Bytes, "K") => "kB",
         (Plain::Bytes, "M") => "MB",

@@ -1,11 +1,11 @@
 //! What the file's settings half says, by path; unknown, doubled and missing names are found here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dspc_grammar::ast::{Expr, Field, File, ItemKind, Name};
 use dspc_source::{FileId, Span};
 
-use crate::errors::{MissingSettings, Mistakes, SettingTwice, UnknownSetting, WrongForm};
+use crate::errors::{MissingSettings, Mistakes, SettingTwice, UnknownSetting, WrongForm, near};
 use crate::keys::{BLOCKS, Fallback, KEYS, Key};
 
 /// One setting as written.
@@ -20,6 +20,8 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Written<'a> {
     entries: BTreeMap<&'static str, Entry<'a>>,
     blocks: BTreeMap<&'static str, Span>,
+    /// Paths and blocks that were meant by something misspelt: reported once, not as missing too.
+    meant: BTreeSet<&'static str>,
     /// Where a missing setting would stand: after the last item.
     pub end: Span,
 }
@@ -28,7 +30,7 @@ impl<'a> Written<'a> {
     /// Collects a file's settings.
     pub fn collect(file: &'a File, mistakes: &mut Mistakes) -> Self {
         let end = end_of(file);
-        let mut written = Written { entries: BTreeMap::new(), blocks: BTreeMap::new(), end };
+        let mut written = Written { entries: BTreeMap::new(), blocks: BTreeMap::new(), meant: BTreeSet::new(), end };
         for item in &file.items {
             match &item.kind {
                 ItemKind::Setting { name, value } => written.add_setting(name, value, mistakes),
@@ -64,11 +66,13 @@ impl<'a> Written<'a> {
     /// True if a key or what makes up for it is written.
     fn stands_in(&self, key: &Key) -> bool {
         self.entries.contains_key(key.path)
+            || self.meant.contains(key.path)
             || key.path == "train.batch" && self.entries.contains_key("train.micro_batch")
     }
 
     fn add_setting(&mut self, name: &Name, value: &'a Expr, mistakes: &mut Mistakes) {
         if BLOCKS.iter().any(|(block, _)| *block == name.value) {
+            self.meant.extend(KEYS.iter().filter(|key| key.block() == Some(&name.value)).map(|key| key.path));
             mistakes.add(WrongForm { name: name.clone(), is_block: true });
         } else {
             self.add(name, None, &name.value, value, mistakes);
@@ -78,7 +82,10 @@ impl<'a> Written<'a> {
     fn add_block(&mut self, name: &Name, fields: &'a [Field], mistakes: &mut Mistakes) {
         let Some((block, _)) = BLOCKS.iter().find(|(block, _)| *block == name.value) else {
             match Key::find(&name.value) {
-                Some(_) => mistakes.add(WrongForm { name: name.clone(), is_block: false }),
+                Some(key) => {
+                    self.meant.insert(key.path);
+                    mistakes.add(WrongForm { name: name.clone(), is_block: false });
+                }
                 None => mistakes.add(UnknownSetting { name: name.clone(), block: None }),
             }
             return;
@@ -104,6 +111,10 @@ impl<'a> Written<'a> {
         mistakes: &mut Mistakes,
     ) {
         let Some(key) = Key::find(path) else {
+            let same_block = KEYS.iter().filter(|key| key.block() == block);
+            let near = near(&name.value, same_block.map(Key::name));
+            let key = near.and_then(|near| KEYS.iter().find(|key| key.name() == near && key.block() == block));
+            self.meant.extend(key.or_else(|| Key::find_foreign(&name.value)).map(|key| key.path));
             return mistakes.add(UnknownSetting { name: name.clone(), block });
         };
         match self.entries.get(key.path) {

@@ -25,6 +25,7 @@ pub(super) struct Context<'a> {
 impl<'a> Resolver<'a, '_> {
     pub(super) fn definition(&mut self, pending: Pending<'a>) -> Definition {
         let ast = pending.definition;
+        let before = self.mistakes.count();
         let mut cx = Context { place: pending.place, definition: ast, scope: Scope::default() };
         cx.scope.open();
         if let ast::Body::Block(statements) = &ast.body {
@@ -45,7 +46,8 @@ impl<'a> Resolver<'a, '_> {
             }
             ast::Body::Alias(value) => Body::Alias(self.expr(&mut cx, value)),
         };
-        if pending.place == Place::Own {
+        // With a mistake in the body, what reads the value may be the very thing that could not be read.
+        if pending.place == Place::Own && self.mistakes.count() == before {
             for name in cx.scope.unread() {
                 self.mistakes.add(ValueUnused { name });
             }

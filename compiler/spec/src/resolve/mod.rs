@@ -62,30 +62,26 @@ impl<'a, 'm> Resolver<'a, 'm> {
     /// Resolves what the model does not reach too, so that its mistakes are found; returns the reachable definitions.
     pub fn finish(mut self) -> Vec<Definition> {
         let reachable = self.resolved.len();
+        let mut unused = vec![];
         for (name, kind, definition) in self.modules.own() {
+            // One that an unused one calls is reached by then: only the first of them is reported.
             if !self.ids.contains_key(&(Place::Own, name)) {
                 let what = if kind == Kind::Model { "model" } else { "layer" };
-                if !self.called_anywhere(name) {
-                    self.mistakes.add(NeverUsed { name: definition.name.clone(), what });
-                }
+                unused.push(NeverUsed { name: definition.name.clone(), what });
                 self.reach(Place::Own, kind, definition);
                 self.drain();
             }
         }
-        for (span, name) in self.modules.uses() {
-            if !self.used.contains(&span) {
-                self.mistakes.add(NeverUsed { name, what: "module" });
-            }
-        }
+        let through = |(span, _): &(Span, Name)| !self.used.contains(span);
+        unused.extend(self.modules.uses().into_iter().filter(through).map(|(_, name)| NeverUsed { name, what: "module" }));
         circle::report(&self.resolved, self.mistakes);
         ownership::report(&self.resolved, self.mistakes);
+        // A name that could not be found may have been the use that is missed.
+        if !self.mistakes.has_errors() {
+            unused.into_iter().for_each(|unused| self.mistakes.add(unused));
+        }
         self.resolved.truncate(reachable);
         self.resolved
-    }
-
-    /// True if a reached definition calls this one; then the caller is what is not used.
-    fn called_anywhere(&self, name: &str) -> bool {
-        self.ids.contains_key(&(Place::Own, name))
     }
 
     fn reach(&mut self, place: Place, kind: Kind, definition: &'a ast::Definition) -> DefinitionId {
@@ -134,8 +130,9 @@ impl<'a, 'm> Resolver<'a, 'm> {
             self.mistakes.add(WrongKind { callee: name, is_model: false, defined: definition.name.span });
             return None;
         }
+        let before = self.mistakes.count();
         let args = self.model_arguments(&name, definition, args);
-        Some(ModelTarget { definition: id, args, span: value.span })
+        (self.mistakes.count() == before).then_some(ModelTarget { definition: id, args, span: value.span })
     }
 
     /// What a path means in a place; what means nothing is reported.

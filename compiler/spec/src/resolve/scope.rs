@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dspc_source::Span;
 
 use crate::body::Name;
+use crate::errors::Elsewhere;
 
 /// Names in scope, innermost frame last; one frame for the definition and one for each open `repeat` or function.
 #[derive(Default)]
@@ -65,12 +66,9 @@ impl Scope {
     }
 
     /// Where a name not in scope is bound after all, and why it does not count here.
-    pub fn elsewhere(&self, name: &str) -> Option<(Span, &'static str)> {
-        let gone = self
-            .gone
-            .get(name)
-            .map(|span| (*span, "bound here, for one turn of the `repeat`; bind it before to carry it out"));
-        gone.or_else(|| self.later.get(name).map(|span| (*span, "bound only here, later")))
+    pub fn elsewhere(&self, name: &str) -> Option<(Span, Elsewhere)> {
+        let gone = self.gone.get(name).map(|span| (*span, Elsewhere::Gone));
+        gone.or_else(|| self.later.get(name).map(|span| (*span, Elsewhere::Later)))
     }
 
     /// Bound names that nothing reads.
