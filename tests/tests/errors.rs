@@ -60,9 +60,12 @@ fn diagnostics(text: &str) -> (Vec<Diagnostic>, SourceMap) {
     // The model that was added reaches none of the text's own layers; that says nothing of the text.
     found.retain(|diagnostic| !(model_added && diagnostic.title.starts_with("the layer")));
     if let Some(spec) = spec {
-        let (micro_batch, sequence) = (spec.settings.train.micro_batch.value, spec.settings.data.sequence.value);
+        let (micro_batch, sequence) =
+            (spec.settings.train.micro_batch.value, spec.settings.data.sequence.value);
         let options = dspc_graph::Elaborate { train: true };
-        found.extend(dspc_graph::elaborate(&spec, &sources, micro_batch, sequence, options).err().unwrap_or_default());
+        found.extend(
+            dspc_graph::elaborate(&spec, &sources, micro_batch, sequence, options).err().unwrap_or_default(),
+        );
     }
     (found, sources)
 }
@@ -95,12 +98,22 @@ fn examples(page: &str) -> impl Iterator<Item = &str> {
 fn every_page_shows_its_mistake_and_the_fix() {
     insta::glob!("../../docs/errors", "[EW]*.md", |path| {
         let code = path.file_stem().unwrap().to_string_lossy().into_owned();
+        // Those of the grammar are checked beside it, without a checker.
+        if code.starts_with("E00") {
+            return;
+        }
         let page = fs::read_to_string(path).unwrap();
-        assert!(page.starts_with(&format!("# {code}: ")), "{code}: the page opens with its code and its sentence");
+        assert!(
+            page.starts_with(&format!("# {code}: ")),
+            "{code}: the page opens with its code and its sentence"
+        );
         let mut examples = examples(&page);
         let first = examples.next().unwrap_or_else(|| panic!("{code}: the page shows no spec"));
         let found: Vec<_> = diagnostics(first).0.iter().map(|diagnostic| diagnostic.code).collect();
-        assert!(!found.is_empty() && found.iter().all(|one| *one == code), "{code}: its example yields {found:?}");
+        assert!(
+            !found.is_empty() && found.iter().all(|one| *one == code),
+            "{code}: its example yields {found:?}"
+        );
         for fixed in examples {
             let found = diagnostics(fixed).0;
             assert!(found.is_empty(), "{code}: the fixed spec is not right: {found:?}");

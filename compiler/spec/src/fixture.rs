@@ -41,13 +41,22 @@ pub(crate) fn check(text: &str) -> (Option<Spec>, Vec<Diagnostic>) {
     (spec, found)
 }
 
-/// The codes of a text's mistakes.
-pub(crate) fn codes(text: &str) -> Vec<&'static str> {
-    check(text).1.iter().map(|diagnostic| diagnostic.code).collect()
+/// What reading one setting alone reports.
+pub(crate) fn read_alone(path: &str, value: &str) -> Vec<Diagnostic> {
+    let text = match path.split_once('.') {
+        Some((block, field)) => format!("{block} {{ {field}: {value} }}"),
+        None => format!("{path} = {value}"),
+    };
+    let (file, mut found) = dspc_grammar::parse(dspc_source::FileId(0), &text);
+    let mut mistakes = crate::errors::Mistakes::default();
+    let written = crate::read::Written::collect(&file, &mut mistakes);
+    let facts = DataFacts::default();
+    let mut reader = crate::read::Reader::new(&written, &facts, &mut mistakes);
+    let key = crate::keys::Key::find(path).unwrap();
+    assert!(reader.held(key).is_some(), "{text}");
+    found.extend(mistakes.into_sorted());
+    found
 }
-
-/// The smallest job, its lines in four parts that a test may replace.
-pub(crate) const DATA: &str = "data { text: [\"a.txt\"], tokenizer: \"chars\", sequence: 64 }\n";
 
 /// The definitions of a text, resolved from `model = …` on, whatever else is wrong with it.
 pub(crate) fn definitions(text: &str) -> Vec<crate::body::Definition> {

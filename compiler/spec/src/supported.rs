@@ -5,11 +5,14 @@ use dspc_source::Span;
 use crate::errors::{Mistakes, NotYet};
 use crate::settings::{Precision, Recompute, Settings};
 
+/// Where something is asked for, if that was written, and in which words.
+type Asked = (Option<Span>, String);
+
 /// A thing that cannot run yet.
 struct Missing {
     code: &'static str,
-    /// Where it is asked for, and in which words; `None` if it is not.
-    asked: fn(&Settings) -> Option<(Option<Span>, String)>,
+    /// `None` if it is not asked for.
+    asked: fn(&Settings) -> Option<Asked>,
     /// What to write instead.
     instead: &'static str,
 }
@@ -36,7 +39,7 @@ pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mis
     }
 }
 
-fn many_ranks(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn many_ranks(settings: &Settings) -> Option<Asked> {
     let mesh = settings.parallel.value;
     let axes = [mesh.data, mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
     axes.iter()
@@ -44,7 +47,7 @@ fn many_ranks(settings: &Settings) -> Option<(Option<Span>, String)> {
         .then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
 }
 
-fn other_precision(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn other_precision(settings: &Settings) -> Option<Asked> {
     let name = match settings.precision.value {
         Precision::Fp32 => return None,
         Precision::Tf32 => "tf32",
@@ -54,21 +57,21 @@ fn other_precision(settings: &Settings) -> Option<(Option<Span>, String)> {
     Some((settings.precision.span(), format!("in {name}")))
 }
 
-fn weights_from_disk(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn weights_from_disk(settings: &Settings) -> Option<Asked> {
     settings.init.as_ref().map(|init| (Some(init.span), "from a directory of weights".into()))
 }
 
-fn recompute(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn recompute(settings: &Settings) -> Option<Asked> {
     (settings.recompute.value != Recompute::None)
         .then(|| (settings.recompute.span(), "with recomputed activations".into()))
 }
 
-fn memory_budget(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn memory_budget(settings: &Settings) -> Option<Asked> {
     settings.memory.value.map(|_| (settings.memory.span(), "within a memory budget".into()))
 }
 
 /// On one rank the same spec and seed give the same bits already; the same bits for another accumulation need sums in a fixed tree.
-fn layout_independence(settings: &Settings) -> Option<(Option<Span>, String)> {
+fn layout_independence(settings: &Settings) -> Option<Asked> {
     settings
         .deterministic
         .value

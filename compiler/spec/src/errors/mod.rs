@@ -42,7 +42,8 @@ impl Mistakes {
 
     /// True if an error lies inside a place.
     pub fn has_error_within(&self, place: Span) -> bool {
-        let inside = |span: Span| span.file == place.file && place.start <= span.start && span.end <= place.end;
+        let inside =
+            |span: Span| span.file == place.file && place.start <= span.start && span.end <= place.end;
         self.found.iter().any(|d| d.severity == Severity::Error && inside(d.primary.span))
     }
 

@@ -150,11 +150,14 @@ impl From<BadArithmetic> for Diagnostic {
                 Diagnostic::error("E0207", "this number divides by zero", it.value, "no such number")
                     .help("divide by something other than 0")
             }
-            Arithmetic::TooLarge => {
-                Diagnostic::error("E0207", "this number is too large to be exact", it.value, "worked out here")
-                    .note("whole numbers are exact up to 2^53 - 1")
-                    .help("write a smaller number")
-            }
+            Arithmetic::TooLarge => Diagnostic::error(
+                "E0207",
+                "this number is too large to be exact",
+                it.value,
+                "worked out here",
+            )
+            .note("whole numbers are exact up to 2^53 - 1")
+            .help("write a smaller number"),
         }
     }
 }

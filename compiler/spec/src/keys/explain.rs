@@ -97,3 +97,74 @@ pub(super) fn default_of(fallback: Fallback) -> String {
         Fallback::Derived(how) => format!("derived: {how}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{Argument, Plain};
+
+    #[test]
+    fn a_key_says_its_type_default_and_names_elsewhere() {
+        insta::assert_snapshot!(explain("train.clip").unwrap(), @r"
+        train.clip
+          Largest global L2 norm of the gradient; a longer one is scaled down to it.
+
+          type       number above 0, or `none`
+          default    `1.0`
+          example    clip: 1.0
+          DeepSpeed  gradient_clipping
+          Trainer    max_grad_norm
+
+          none
+            No clipping.
+        ");
+        assert_eq!(explain("clip"), explain("train.clip"));
+        assert_eq!(explain("gradient_clipping"), explain("train.clip"));
+        assert_eq!(explain("max_grad_norm"), explain("train.clip"));
+    }
+
+    #[test]
+    fn a_function_a_block_and_a_code_are_explained() {
+        assert!(explain("adamw").unwrap().starts_with("adamw(lr: …, betas: (0.9, 0.999)"));
+        assert!(explain("data").unwrap().contains("holdout"));
+        assert!(explain("E0312").unwrap().starts_with("# E0312: "));
+        assert_eq!(explain("e0312"), explain("E0312"));
+        assert_eq!(explain("nothing_like_it"), None);
+    }
+
+    #[test]
+    fn every_default_and_example_can_be_read() {
+        let mut texts = vec![];
+        for key in KEYS.iter().filter(|key| key.ty.plain != Some(Plain::Model)) {
+            let path = key.path.to_string();
+            texts.push((path.clone(), key.path, key.example.to_string()));
+            if let Fallback::Text(text) = key.fallback {
+                texts.push((path, key.path, text.to_string()));
+            }
+        }
+        for (what, path, text) in texts {
+            let found = crate::fixture::read_alone(path, &text);
+            assert_eq!(found, vec![], "{what}: {text}");
+        }
+    }
+
+    #[test]
+    fn everything_is_documented_and_nothing_is_named_twice() {
+        let sentence =
+            |doc: &str| doc.ends_with('.') && doc.starts_with(|c: char| c.is_uppercase() || c.is_numeric());
+        let mut paths: Vec<_> = KEYS.iter().map(|key| key.path).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), KEYS.len());
+        assert!(KEYS.iter().all(|key| sentence(key.doc)));
+        for (function, place) in functions() {
+            assert!(sentence(function.doc), "{place}: {}", function.name);
+            assert!(
+                function.args.iter().all(|arg: &Argument| sentence(arg.doc)),
+                "{place}: {}",
+                function.name
+            );
+            assert!(function.positional <= function.args.len());
+        }
+    }
+}

@@ -144,7 +144,7 @@ pub(super) const WARMUP_STABLE_DECAY: Function = Function {
 pub(super) const FP32: Function = word("fp32", "Single precision throughout.");
 pub(super) const TF32: Function = word("tf32", "Products in TF32 where the device has it, all else fp32.");
 pub(super) const BF16: Function =
-    word("bf16", "bfloat16 compute and storage; fp32 master weights and moments.");
+    word("bf16", "Compute and storage in bfloat16; fp32 master weights and moments.");
 pub(super) const FP16: Function = Function {
     name: "fp16",
     doc: "Half-precision compute and storage with a scaled loss; fp32 master weights and moments.",
@@ -248,12 +248,7 @@ pub(super) const STAGE: Function = Function {
         known_as(
             "zero_optimization.stage",
             "",
-            arg(
-                "stage",
-                plain(Plain::Whole { least: 0, most: 3, of: "" }),
-                Fallback::Required,
-                "0 to 3.",
-            ),
+            arg("stage", plain(Plain::Whole { least: 0, most: 3, of: "" }), Fallback::Required, "0 to 3."),
         ),
         known_as(
             "zero_optimization.reduce_bucket_size",

@@ -62,3 +62,19 @@ fn push_function(page: &mut String, function: &'static Function, within: &[&str]
 fn code(name: &str) -> String {
     if name.is_empty() { String::new() } else { format!("`{name}`") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::reference_markdown;
+
+    /// `UPDATE_DOCS=1 cargo test -p dspc-spec` writes the page.
+    #[test]
+    fn the_page_is_what_the_table_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/language/settings.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, reference_markdown()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(page == reference_markdown(), "docs/language/settings.md is stale: UPDATE_DOCS=1 writes it");
+    }
+}

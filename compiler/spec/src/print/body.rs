@@ -21,9 +21,8 @@ pub(super) fn push(text: &mut String, definition: &Definition, all: &[Definition
     };
     let params: Vec<_> = definition.params.iter().map(|param| printer.param(param)).collect();
     text.push_str(&format!("{kind} {}({})", full_name(definition), params.join(", ")));
-    match &definition.result {
-        Some(result) => text.push_str(&format!(" -> {}", printer.result(result))),
-        None => {}
+    if let Some(result) = &definition.result {
+        text.push_str(&format!(" -> {}", printer.result(result)));
     }
     match &definition.body {
         Body::Alias(value) => text.push_str(&format!(" = {}\n", printer.expr(value, 0))),
@@ -95,7 +94,12 @@ impl Printer<'_> {
             text.push_str(&indent);
             match statement {
                 Statement::Param { name, dims, init } => {
-                    text.push_str(&format!("param {}: {} ~ {}\n", name.value, self.dims(dims), self.expr(init, 0)));
+                    text.push_str(&format!(
+                        "param {}: {} ~ {}\n",
+                        name.value,
+                        self.dims(dims),
+                        self.expr(init, 0)
+                    ));
                 }
                 Statement::Bind { names, value } => {
                     let names: Vec<_> = names.iter().map(|name| name.value.as_str()).collect();
@@ -113,7 +117,8 @@ impl Printer<'_> {
 
     /// An expression where something of strength `outer` binds it.
     fn expr(&self, expr: &Expr, outer: u8) -> String {
-        let list = |items: &[Expr]| items.iter().map(|item| self.expr(item, 0)).collect::<Vec<_>>().join(", ");
+        let list =
+            |items: &[Expr]| items.iter().map(|item| self.expr(item, 0)).collect::<Vec<_>>().join(", ");
         match &expr.kind {
             ExprKind::Number(x) => number(*x),
             ExprKind::String(text) => quoted(text),
@@ -135,7 +140,8 @@ impl Printer<'_> {
             }
             ExprKind::Index { value, indices } => format!("{}[{}]", self.expr(value, POSTFIX), list(indices)),
             ExprKind::Range(start, end) => {
-                let bound = |bound: &Option<Box<Expr>>| bound.as_ref().map(|b| self.expr(b, 4)).unwrap_or_default();
+                let bound =
+                    |bound: &Option<Box<Expr>>| bound.as_ref().map(|b| self.expr(b, 4)).unwrap_or_default();
                 format!("{}..{}", bound(start), bound(end))
             }
             ExprKind::List(items) => format!("[{}]", list(items)),

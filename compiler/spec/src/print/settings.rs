@@ -79,7 +79,8 @@ fn line(text: &mut String, line: &str, mark: Option<&str>) {
 }
 
 fn model(call: &ModelCall, spec: &Spec) -> String {
-    let name = spec.definitions.get(call.definition.0 as usize).map(super::body::full_name).unwrap_or_default();
+    let name =
+        spec.definitions.get(call.definition.0 as usize).map(super::body::full_name).unwrap_or_default();
     let args: Vec<_> = call.args.iter().map(|(name, v)| format!("{}: {}", name.value, value(v))).collect();
     format!("{name}({})", args.join(", "))
 }
@@ -129,7 +130,9 @@ fn precision(precision: &Precision) -> String {
         Precision::Fp32 => "fp32".into(),
         Precision::Tf32 => "tf32".into(),
         Precision::Bf16 => "bf16".into(),
-        Precision::Fp16 { loss_scale: LossScale::Static(scale) } => format!("fp16(loss_scale: {})", number(*scale)),
+        Precision::Fp16 { loss_scale: LossScale::Static(scale) } => {
+            format!("fp16(loss_scale: {})", number(*scale))
+        }
         Precision::Fp16 {
             loss_scale: LossScale::Dynamic { start, window, hysteresis, consecutive_hysteresis, min },
         } => format!(
@@ -143,14 +146,19 @@ fn precision(precision: &Precision) -> String {
 
 fn mesh(mesh: &Mesh) -> String {
     let Mesh { data, tensor, pipeline, sequence, expert } = mesh;
-    format!("mesh(data: {data}, tensor: {tensor}, pipeline: {pipeline}, sequence: {sequence}, expert: {expert})")
+    format!(
+        "mesh(data: {data}, tensor: {tensor}, pipeline: {pipeline}, sequence: {sequence}, expert: {expert})"
+    )
 }
 
 fn zero(zero: &Zero) -> String {
     let count = |n: u64| number(n as f64);
-    let (reduce, gather, keep) = (count(zero.reduce_bucket), count(zero.gather_bucket), count(zero.keep_below));
+    let (reduce, gather, keep) =
+        (count(zero.reduce_bucket), count(zero.gather_bucket), count(zero.keep_below));
     let (stage, overlap) = (zero.stage, zero.overlap);
-    format!("stage({stage}, reduce_bucket: {reduce}, gather_bucket: {gather}, overlap: {overlap}, keep_below: {keep})")
+    format!(
+        "stage({stage}, reduce_bucket: {reduce}, gather_bucket: {gather}, overlap: {overlap}, keep_below: {keep})"
+    )
 }
 
 fn recompute(recompute: Recompute) -> &'static str {

@@ -6,8 +6,8 @@
 use dspc_source::Spanned;
 
 use super::Reader;
-use crate::keys::Key;
 use crate::errors::{BatchDisagrees, BatchIndivisible, BatchTooLarge, BatchUnreachable, DataRanks};
+use crate::keys::Key;
 use crate::settings::{Mesh, Origin, Set};
 
 /// A solution.

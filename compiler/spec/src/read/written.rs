@@ -30,7 +30,8 @@ impl<'a> Written<'a> {
     /// Collects a file's settings.
     pub fn collect(file: &'a File, mistakes: &mut Mistakes) -> Self {
         let end = end_of(file);
-        let mut written = Written { entries: BTreeMap::new(), blocks: BTreeMap::new(), meant: BTreeSet::new(), end };
+        let mut written =
+            Written { entries: BTreeMap::new(), blocks: BTreeMap::new(), meant: BTreeSet::new(), end };
         for item in &file.items {
             match &item.kind {
                 ItemKind::Setting { name, value } => written.add_setting(name, value, mistakes),
@@ -113,7 +114,8 @@ impl<'a> Written<'a> {
         let Some(key) = Key::find(path) else {
             let same_block = KEYS.iter().filter(|key| key.block() == block);
             let near = near(&name.value, same_block.map(Key::name));
-            let key = near.and_then(|near| KEYS.iter().find(|key| key.name() == near && key.block() == block));
+            let key =
+                near.and_then(|near| KEYS.iter().find(|key| key.name() == near && key.block() == block));
             self.meant.extend(key.or_else(|| Key::find_foreign(&name.value)).map(|key| key.path));
             return mistakes.add(UnknownSetting { name: name.clone(), block });
         };

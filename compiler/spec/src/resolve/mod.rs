@@ -73,7 +73,13 @@ impl<'a, 'm> Resolver<'a, 'm> {
             }
         }
         let through = |(span, _): &(Span, Name)| !self.used.contains(span);
-        unused.extend(self.modules.uses().into_iter().filter(through).map(|(_, name)| NeverUsed { name, what: "module" }));
+        unused.extend(
+            self.modules
+                .uses()
+                .into_iter()
+                .filter(through)
+                .map(|(_, name)| NeverUsed { name, what: "module" }),
+        );
         circle::report(&self.resolved, self.mistakes);
         ownership::report(&self.resolved, self.mistakes);
         // A name that could not be found may have been the use that is missed.
