@@ -180,3 +180,127 @@ impl Checker<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ir::{Carried, Dim, Init, Param, ParamId, TensorType, Value};
+    use crate::ops::Binary;
+
+    /// A repeat of two turns that adds each turn's `w` to `x`.
+    fn small() -> Graph {
+        let mut g = Graph::default();
+        let ty = TensorType::f32(vec![Dim::new("D", 4)]);
+        let span = dspc_source::Span::new(dspc_source::FileId(0), 0, 0);
+        g.params.push(Param {
+            name: "h.*.w".into(),
+            ty: ty.clone(),
+            init: Init::Zeros,
+            turns: Some(2),
+            span,
+        });
+        g.params.push(Param { name: "x".into(), ty: ty.clone(), init: Init::Zeros, turns: None, span });
+        let mut add =
+            |name: &str, def| g.add_value(Value { name: name.into(), ty: ty.clone(), def, span: None });
+        let w = add("h.w", Def::Param(ParamId(0)));
+        let x = add("x", Def::Param(ParamId(1)));
+        let arg = add("h.x", Def::RepeatArg(RepeatId(0)));
+        let result = add("h.y", Def::Op);
+        let out = add("y", Def::RepeatOut(RepeatId(0)));
+        let node = OpNode {
+            op: Arc::new(Binary::ADD),
+            inputs: vec![arg, w],
+            outputs: vec![result],
+            origin: String::new(),
+        };
+        g.body.steps.push(Step::Repeat(Repeat {
+            id: RepeatId(0),
+            name: "h".into(),
+            count: 2,
+            reverse: false,
+            mirrors: None,
+            carried: vec![Carried { init: x, arg, result, out }],
+            body: Block { steps: vec![Step::Op(node)] },
+        }));
+        g
+    }
+
+    fn body(g: &mut Graph) -> &mut Repeat {
+        match &mut g.body.steps[0] {
+            Step::Repeat(r) => r,
+            Step::Op(_) => unreachable!("the only step is a repeat"),
+        }
+    }
+
+    fn faults(change: impl FnOnce(&mut Graph)) -> Vec<String> {
+        let mut g = small();
+        change(&mut g);
+        verify(&g).err().unwrap_or_default().into_iter().map(|f| f.message).collect()
+    }
+
+    #[test]
+    fn a_right_graph_passes() {
+        assert_eq!(faults(|_| {}), [""; 0]);
+    }
+
+    #[test]
+    fn a_wrong_type_is_found() {
+        let found = faults(|g| g.values[3].ty.dims[0].size = 5);
+        assert!(found.contains(&"`h.y` does not have the type that `add` yields".to_owned()), "{found:?}");
+        assert!(found.contains(&"`x` changes its type in `h`".to_owned()), "{found:?}");
+    }
+
+    #[test]
+    fn two_values_of_one_name_are_found() {
+        assert_eq!(faults(|g| g.values[3].name = "x".into()), ["two values are called `x`"]);
+    }
+
+    #[test]
+    fn a_read_before_its_write_is_found() {
+        let late = faults(|g| {
+            let Step::Op(node) = &mut body(g).body.steps[0] else { return };
+            node.inputs[0] = ValueId(4);
+        });
+        assert_eq!(late, ["`h.y` reads `y` before it is written"]);
+    }
+
+    #[test]
+    fn a_second_write_is_found() {
+        let twice = faults(|g| {
+            let again = body(g).body.steps[0].clone();
+            body(g).body.steps.push(again);
+        });
+        assert_eq!(twice, ["`h.y` is written twice"]);
+    }
+
+    #[test]
+    fn a_parameter_of_a_repeat_outside_it_is_found() {
+        let found = faults(|g| body(g).carried[0].init = ValueId(0));
+        assert_eq!(found, ["`h` reads `h.*.w` outside its repeat"]);
+        assert_eq!(faults(|g| g.params[0].turns = Some(3)), ["`h.y` reads `h.*.w` outside its repeat"]);
+    }
+
+    #[test]
+    fn a_repeat_in_a_repeat_is_found() {
+        let found = faults(|g| {
+            let inner = g.body.steps[0].clone();
+            body(g).body.steps.push(inner);
+        });
+        assert_eq!(found, ["the repeat `h` is in a repeat"]);
+    }
+
+    #[test]
+    fn a_mirror_of_nothing_is_found() {
+        assert_eq!(
+            faults(|g| body(g).mirrors = Some(RepeatId(7))),
+            ["`h` mirrors a repeat that is not before it"]
+        );
+    }
+
+    #[test]
+    fn a_loss_with_dims_is_found() {
+        assert_eq!(faults(|g| g.loss = Some(ValueId(4))), ["the loss is no scalar"]);
+    }
+}

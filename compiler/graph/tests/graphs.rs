@@ -30,7 +30,7 @@ fn graph(text: &str) -> Graph {
     let Some(spec) = spec else { panic!("{}", render_text(&found, &sources, Colour::Plain)) };
     let graph = elaborate(&spec, &sources, 4, 32, Elaborate { train: true })
         .unwrap_or_else(|found| panic!("{}", render_text(&found, &sources, Colour::Plain)));
-    verify(&graph).unwrap();
+    verify(&graph).expect("a right graph");
     graph
 }
 

@@ -191,3 +191,60 @@ fn name_of(op: BinaryOp, a: &Number, b: &Number) -> Option<String> {
         _ => format!("{}{}{}", closed(&a), op.symbol(), closed(&b)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use dspc_source::FileId;
+
+    use super::*;
+
+    fn number(x: f64, name: Option<&str>) -> Number {
+        Number { amount: Amount::of(x), name: name.map(str::to_owned), place: None, division: None }
+    }
+
+    fn result(op: BinaryOp, a: &Number, b: &Number) -> Option<Number> {
+        match combine(op, a, b, Span::new(FileId(0), 0, 0)) {
+            Outcome::Number(n) => Some(n),
+            Outcome::Bool(_) | Outcome::Overflow | Outcome::Undefined => None,
+        }
+    }
+
+    #[test]
+    fn names_keep_their_precedence() {
+        let (d, h, two) = (number(12.0, Some("D")), number(4.0, Some("H")), number(2.0, None));
+        let sum = result(BinaryOp::Add, &d, &two).unwrap();
+        assert_eq!(sum.text(), "D+2");
+        assert_eq!(result(BinaryOp::Multiply, &two, &sum).unwrap().text(), "2*(D+2)");
+        let quotient = result(BinaryOp::Divide, &d, &h).unwrap();
+        assert_eq!((quotient.text(), quotient.amount), ("D/H".to_owned(), Amount::Whole(3)));
+        assert_eq!(
+            result(BinaryOp::Divide, &d, &result(BinaryOp::Multiply, &h, &two).unwrap()).unwrap().text(),
+            "D/(H*2)"
+        );
+        assert_eq!(result(BinaryOp::Multiply, &two, &two).unwrap().name, None);
+    }
+
+    #[test]
+    fn whole_numbers_are_exact_or_refused() {
+        let large = number(9_007_199_254_740_991.0, None);
+        let sum = result(BinaryOp::Add, &large, &large).unwrap();
+        assert_eq!(sum.amount, Amount::Whole(18_014_398_509_481_982));
+        assert!(result(BinaryOp::Multiply, &sum, &sum).is_none());
+        assert!(result(BinaryOp::Divide, &large, &number(0.0, None)).is_none());
+        assert!(result(BinaryOp::Remainder, &large, &number(0.0, None)).is_none());
+    }
+
+    #[test]
+    fn a_rest_is_remembered_through_further_steps() {
+        let third = result(BinaryOp::Divide, &number(10.0, Some("D")), &number(3.0, None)).unwrap();
+        assert_eq!(third.dim(), None);
+        let more = result(BinaryOp::Multiply, &third, &number(2.0, None)).unwrap();
+        assert_eq!(more.division.unwrap().0.text(), "D");
+    }
+
+    #[test]
+    fn a_size_is_whole_and_at_least_1() {
+        assert_eq!(number(3.0, None).dim().unwrap().size, 3);
+        assert!([0.0, -1.0, 2.5, 1e300].iter().all(|x| number(*x, None).dim().is_none()));
+    }
+}

@@ -282,3 +282,60 @@ impl Op for AttendBackward {
         Form::AttentionBackward(self.attention.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attention(heads: u64, kv_heads: u64, mask: Mask) -> Attend {
+        let attention = Attention { heads, kv_heads, head_dim: 2, scale: 0.5, mask };
+        Attend { attention, heads: Dim::of(heads) }
+    }
+
+    fn some(dims: &[usize]) -> Tensor {
+        Tensor::from_fn(dims, |i| (i * i * 7 % 11) as f64 / 5.0 - 1.0)
+    }
+
+    #[test]
+    fn the_first_query_of_a_causal_mask_sees_the_first_value() {
+        let (q, k, v) =
+            (some(&[1, 3, 4]), some(&[1, 3, 4]).map(|x| x * x), some(&[1, 3, 4]).map(|x| x + 1.0));
+        let y = attention(2, 2, Mask::causal()).evaluate(&[&q, &k, &v]).remove(0);
+        assert_eq!(y.data[..4], v.data[..4]);
+    }
+
+    #[test]
+    fn equal_scores_give_the_mean_of_the_values() {
+        let (q, v) = (Tensor::zeros(&[1, 2, 2]), some(&[1, 2, 2]));
+        let [y, lse] = attention(1, 1, Mask::Full).evaluate(&[&q, &q, &v]).try_into().unwrap();
+        for c in 0..2 {
+            assert!((y.data[c] - (v.data[c] + v.data[2 + c]) / 2.0).abs() < 1e-15);
+        }
+        assert!((lse.data[0] - std::f64::consts::LN_2).abs() < 1e-15);
+    }
+
+    #[test]
+    fn grouped_heads_are_heads_that_share_keys() {
+        let (q, kv) = (some(&[2, 3, 4]), some(&[2, 3, 2]));
+        let twice = Tensor::from_fn(&[2, 3, 4], |i| kv.data[i / 4 * 2 + i % 2]);
+        let grouped = attention(2, 1, Mask::causal()).evaluate(&[&q, &kv, &kv]);
+        assert_eq!(grouped, attention(2, 2, Mask::causal()).evaluate(&[&q, &twice, &twice]));
+    }
+
+    #[test]
+    fn a_query_that_sees_nothing_yields_zeros() {
+        let x = some(&[1, 3, 2]);
+        let never = Mask::Where(Arc::new(crate::mask::MaskExpr::Const(0)));
+        let op = attention(1, 1, never);
+        let [y, lse] = op.evaluate(&[&x, &x, &x]).try_into().unwrap();
+        assert!(y.data.iter().chain(&lse.data).all(|y| *y == 0.0));
+    }
+
+    #[test]
+    fn a_causal_mask_costs_half() {
+        let ty = TensorType::f32(vec![Dim::of(2), Dim::of(64), Dim::of(4)]);
+        let flops = |mask| attention(2, 2, mask).cost(&[&ty, &ty, &ty], &[&ty]).flops;
+        assert_eq!(flops(Mask::Full), 4.0 * 2.0 * 2.0 * 64.0 * 64.0 * 2.0);
+        assert!((flops(Mask::causal()) / flops(Mask::Full) - 0.5).abs() < 0.01);
+    }
+}

@@ -163,3 +163,26 @@ impl Op for Binary {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Dim;
+
+    #[test]
+    fn only_missing_leading_dims_are_repeated() {
+        let ty = |sizes: &[u64]| TensorType::f32(sizes.iter().map(|s| Dim::of(*s)).collect());
+        assert_eq!(Binary::ADD.infer(&[&ty(&[4]), &ty(&[2, 3, 4])]), Ok(vec![ty(&[2, 3, 4])]));
+        assert_eq!(Binary::ADD.infer(&[&ty(&[2, 3, 4]), &ty(&[])]), Ok(vec![ty(&[2, 3, 4])]));
+        let error = Binary::ADD.infer(&[&ty(&[2, 1, 4]), &ty(&[2, 3, 4])]).unwrap_err();
+        assert_eq!((error.operands, error.dims), ((0, 1), Some((1, 1))));
+    }
+
+    #[test]
+    fn a_row_meets_every_row() {
+        let x = Tensor::from_fn(&[2, 2], |i| i as f64);
+        let row = Tensor { dims: vec![2], data: vec![10.0, 20.0] };
+        assert_eq!(Binary::SUBTRACT.evaluate(&[&x, &row])[0].data, [-10.0, -19.0, -8.0, -17.0]);
+        assert_eq!(Binary::SUBTRACT.evaluate(&[&row, &x])[0].data, [10.0, 19.0, 8.0, 17.0]);
+    }
+}

@@ -201,3 +201,35 @@ impl Op for CrossEntropyBackward {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_logits_cost_the_log_of_the_vocabulary_and_absent_targets_nothing() {
+        let logits = Tensor::from_fn(&[3, 5], |_| 2.5);
+        let targets = Tensor { dims: vec![3], data: vec![0.0, -100.0, 4.0] };
+        let half = Tensor::scalar(0.5);
+        let [loss, lse] = CrossEntropy.evaluate(&[&logits, &targets, &half]).try_into().unwrap();
+        let expected = 0.5 * libm::log(5.0);
+        assert!(
+            (loss.data[0] - expected).abs() < 1e-15
+                && loss.data[1] == 0.0
+                && (loss.data[2] - expected).abs() < 1e-15
+        );
+        assert!((lse.data[1] - 2.5 - libm::log(5.0)).abs() < 1e-15);
+        let ones = Tensor::from_fn(&[3], |_| 1.0);
+        let d = CrossEntropyBackward.evaluate(&[&logits, &targets, &half, &lse, &ones]).remove(0);
+        assert!((d.data[0] + 0.4).abs() < 1e-15 && (d.data[1] - 0.1).abs() < 1e-15);
+        assert!(d.data[5..10].iter().all(|d| *d == 0.0));
+    }
+
+    #[test]
+    fn large_logits_stay_finite() {
+        let logits = Tensor { dims: vec![1, 2], data: vec![1e4, -1e4] };
+        let target = Tensor { dims: vec![1], data: vec![1.0] };
+        let loss = CrossEntropy.evaluate(&[&logits, &target, &Tensor::scalar(1.0)]).remove(0);
+        assert_eq!(loss.data, [2e4]);
+    }
+}

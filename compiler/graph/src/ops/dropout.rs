@@ -99,3 +99,35 @@ impl Op for Dropout {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dropped(rng: &[f64], site: u32) -> Tensor {
+        let x = Tensor::from_fn(&[4, 500], |_| 1.0);
+        Dropout { p: 0.25, site }
+            .evaluate(&[&x, &Tensor { dims: vec![rng.len()], data: rng.to_vec() }])
+            .remove(0)
+    }
+
+    #[test]
+    fn a_share_is_zero_and_the_mean_stays() {
+        let y = dropped(&[1.0, 0.0, 1.0, 0.0], 0);
+        assert!(y.data.iter().all(|y| *y == 0.0 || (*y - 4.0 / 3.0).abs() < 1e-15));
+        let mean = y.data.iter().sum::<f64>() / 2000.0;
+        assert!((mean - 1.0).abs() < 0.05, "{mean}");
+    }
+
+    #[test]
+    fn a_turn_is_a_site_of_its_own() {
+        assert_eq!(dropped(&[1.0, 0.0, 1.0, 0.0, 2.0], 3), dropped(&[1.0, 0.0, 1.0, 0.0], 5));
+        assert_ne!(dropped(&[1.0, 0.0, 1.0, 0.0], 3), dropped(&[1.0, 0.0, 1.0, 0.0], 5));
+    }
+
+    #[test]
+    fn a_sample_has_its_numbers_wherever_it_stands() {
+        let (first, later) = (dropped(&[9.0, 0.0, 7.0, 0.0], 1), dropped(&[9.0, 0.0, 7.0, 1.0], 1));
+        assert_eq!(first.data[500..], later.data[..1500]);
+    }
+}

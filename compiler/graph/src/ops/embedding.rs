@@ -126,3 +126,18 @@ impl Op for EmbeddingBackward {
         Form::ScatterAdd
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_picked_and_their_gradients_added() {
+        let table = Tensor { dims: vec![3, 2], data: vec![0.0, 1.0, 10.0, 11.0, 20.0, 21.0] };
+        let ids = Tensor { dims: vec![3], data: vec![2.0, 0.0, 2.0] };
+        let y = Embedding.evaluate(&[&table, &ids]).remove(0);
+        assert_eq!(y, Tensor { dims: vec![3, 2], data: vec![20.0, 21.0, 0.0, 1.0, 20.0, 21.0] });
+        let dtable = EmbeddingBackward { vocab: Dim::of(3) }.evaluate(&[&ids, &y]).remove(0);
+        assert_eq!(dtable, Tensor { dims: vec![3, 2], data: vec![0.0, 1.0, 0.0, 0.0, 40.0, 42.0] });
+    }
+}

@@ -203,3 +203,27 @@ impl Op for LayerNormBackward {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Dim;
+
+    #[test]
+    fn a_row_has_mean_zero_and_variance_one() {
+        let x = Tensor { dims: vec![1, 3], data: vec![1.0, 2.0, 6.0] };
+        let (w, b) = (Tensor::from_fn(&[3], |_| 1.0), Tensor::zeros(&[3]));
+        let [y, mean, rstd] = LayerNorm { eps: 0.0 }.evaluate(&[&x, &w, &b]).try_into().unwrap();
+        assert_eq!(mean.data, [3.0]);
+        assert!((rstd.data[0] - (3.0f64 / 14.0).sqrt()).abs() < 1e-15);
+        assert!(y.data.iter().sum::<f64>().abs() < 1e-15);
+        assert!((y.data.iter().map(|y| y * y).sum::<f64>() - 3.0).abs() < 1e-14);
+    }
+
+    #[test]
+    fn a_gain_of_another_size_is_named() {
+        let ty = |sizes: &[u64]| TensorType::f32(sizes.iter().map(|s| Dim::of(*s)).collect());
+        let error = LayerNorm { eps: 1e-5 }.infer(&[&ty(&[2, 8]), &ty(&[7]), &ty(&[8])]).unwrap_err();
+        assert_eq!((error.operands, error.dims), ((0, 1), Some((1, 0))));
+    }
+}

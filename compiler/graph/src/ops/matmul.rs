@@ -124,3 +124,54 @@ impl Op for Matmul {
         Form::Contract { transpose_a: self.transpose_a, transpose_b: self.transpose_b }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Dim;
+
+    fn matrix(rows: usize, cols: usize) -> Tensor {
+        Tensor::from_fn(&[rows, cols], |i| (i * i % 7) as f64 - 2.0)
+    }
+
+    fn product(transpose_a: bool, transpose_b: bool, a: &Tensor, b: &Tensor) -> Tensor {
+        Matmul { transpose_a, transpose_b }.evaluate(&[a, b]).remove(0)
+    }
+
+    fn transposed(x: &Tensor) -> Tensor {
+        Tensor::from_fn(&[x.dims[1], x.dims[0]], |i| x.data[i % x.dims[0] * x.dims[1] + i / x.dims[0]])
+    }
+
+    #[test]
+    fn a_small_product() {
+        let a = Tensor { dims: vec![2, 2], data: vec![1.0, 2.0, 3.0, 4.0] };
+        let b = Tensor { dims: vec![2, 1], data: vec![5.0, 6.0] };
+        assert_eq!(product(false, false, &a, &b), Tensor { dims: vec![2, 1], data: vec![17.0, 39.0] });
+    }
+
+    #[test]
+    fn transposed_operands_are_read_in_place() {
+        let (a, b) = (matrix(3, 5), matrix(5, 4));
+        let plain = product(false, false, &a, &b);
+        assert_eq!(product(true, false, &transposed(&a), &b), plain);
+        assert_eq!(product(false, true, &a, &transposed(&b)), plain);
+        assert_eq!(product(true, true, &transposed(&a), &transposed(&b)), plain);
+    }
+
+    #[test]
+    fn inner_sizes_that_differ_are_named() {
+        let ty = |sizes: &[u64]| TensorType::f32(sizes.iter().map(|s| Dim::of(*s)).collect());
+        let op = Matmul { transpose_a: false, transpose_b: false };
+        let error = op.infer(&[&ty(&[2, 3, 8]), &ty(&[9, 4])]).unwrap_err();
+        assert_eq!((error.operands, error.dims), ((0, 1), Some((2, 0))));
+        assert_eq!(op.infer(&[&ty(&[2, 3, 9]), &ty(&[9, 4])]), Ok(vec![ty(&[2, 3, 4])]));
+        assert!(op.infer(&[&ty(&[2, 3]), &ty(&[2, 3, 4])]).is_err());
+    }
+
+    #[test]
+    fn a_product_of_n_cubed_costs_two_n_cubed() {
+        let ty = TensorType::f32(vec![Dim::of(16), Dim::of(16)]);
+        let cost = Matmul { transpose_a: true, transpose_b: false }.cost(&[&ty, &ty], &[&ty]);
+        assert_eq!((cost.flops, cost.bytes), (8192.0, 3072.0));
+    }
+}

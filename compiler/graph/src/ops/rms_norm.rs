@@ -168,3 +168,17 @@ impl Op for RmsNormBackward {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_mean_square_one() {
+        let x = Tensor { dims: vec![1, 2], data: vec![3.0, 4.0] };
+        let w = Tensor { dims: vec![2], data: vec![1.0, 2.0] };
+        let [y, rstd] = RmsNorm { eps: 0.0 }.evaluate(&[&x, &w]).try_into().unwrap();
+        assert!((rstd.data[0] - 1.0 / 12.5f64.sqrt()).abs() < 1e-15);
+        assert!((y.data[1] / y.data[0] - 8.0 / 3.0).abs() < 1e-14);
+    }
+}

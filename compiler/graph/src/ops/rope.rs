@@ -124,3 +124,39 @@ impl Op for Rope {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interpret::evaluate_table;
+
+    fn turned(x: &Tensor, back: bool) -> Tensor {
+        let table = [x.dims[1], x.dims[3]];
+        let cos = evaluate_table(&Table::RopeCos { base: 100.0 }, &table);
+        let sin = evaluate_table(&Table::RopeSin { base: 100.0 }, &table);
+        Rope { back }.evaluate(&[x, x, &cos, &sin]).remove(0)
+    }
+
+    #[test]
+    fn position_0_stays_and_lengths_stay() {
+        let x = Tensor::from_fn(&[1, 3, 2, 4], |i| (i % 5) as f64);
+        let y = turned(&x, false);
+        assert_eq!(y.data[..8], x.data[..8]);
+        let length = |t: &Tensor| t.data.iter().map(|v| v * v).sum::<f64>();
+        assert!((length(&x) - length(&y)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn back_undoes_it() {
+        let x = Tensor::from_fn(&[2, 5, 3, 6], |i| (i * 3 % 7) as f64);
+        let y = turned(&turned(&x, false), true);
+        assert!(x.data.iter().zip(&y.data).all(|(a, b)| (a - b).abs() < 1e-14));
+    }
+
+    #[test]
+    fn one_pair_turns_by_its_position() {
+        let x = Tensor { dims: vec![1, 2, 1, 2], data: vec![1.0, 0.0, 1.0, 0.0] };
+        let y = turned(&x, false);
+        assert!((y.data[2] - 1f64.cos()).abs() < 1e-15 && (y.data[3] - 1f64.sin()).abs() < 1e-15);
+    }
+}

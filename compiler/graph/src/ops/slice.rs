@@ -104,3 +104,26 @@ impl Op for Slice {
         Form::View(vec![View::Slice { dim: self.dim, start: self.start }])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_padded_slice_has_zeros_around_it() {
+        let x = Tensor::from_fn(&[2, 4, 2], |i| i as f64 + 1.0);
+        let y = Slice { dim: 1, start: 1, size: Dim::of(2) }.evaluate(&[&x]).remove(0);
+        assert_eq!(y.data, [3.0, 4.0, 5.0, 6.0, 11.0, 12.0, 13.0, 14.0]);
+        let z = Pad { dim: 1, start: 1, size: Dim::of(4) }.evaluate(&[&y]).remove(0);
+        assert_eq!(z.data[..8], [0.0, 0.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_range_past_the_end_is_refused() {
+        let ty = TensorType::f32(vec![Dim::of(4)]);
+        let slice = |start, size| Slice { dim: 0, start, size: Dim::of(size) }.infer(&[&ty]);
+        assert!(slice(1, 3).is_ok());
+        assert!(slice(2, 3).is_err());
+        assert!(slice(u64::MAX, 3).is_err());
+    }
+}

@@ -119,3 +119,24 @@ impl Op for Split {
         Form::View((0..self.parts).map(|i| View::Slice { dim, start: i * self.part.size }).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_side_by_side_are_the_whole() {
+        let x = Tensor::from_fn(&[2, 3, 6], |i| i as f64);
+        let parts = Split { parts: 3, part: Dim::of(2) }.evaluate(&[&x]);
+        assert_eq!(parts[1].data[..4], [2.0, 3.0, 8.0, 9.0]);
+        let whole = Concat { dim: 2, whole: Dim::of(6) }.evaluate(&parts.iter().collect::<Vec<_>>());
+        assert_eq!(whole, [x]);
+    }
+
+    #[test]
+    fn a_part_of_three_widths_is_a_width() {
+        assert_eq!(part_name(&Dim::new("3*D", 24), 3), "D");
+        assert_eq!(part_name(&Dim::new("F", 24), 3), "F/3");
+        assert_eq!(part_name(&Dim::of(24), 3), "8");
+    }
+}

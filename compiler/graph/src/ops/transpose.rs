@@ -79,3 +79,16 @@ impl Op for Transpose {
         Form::View(vec![View::Transpose { a: n - 2, b: n - 1 }])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twice_is_not_at_all() {
+        let x = Tensor::from_fn(&[2, 3, 4], |i| i as f64);
+        let y = Transpose.evaluate(&[&x]).remove(0);
+        assert_eq!((y.dims.as_slice(), y.data[1]), ([2, 4, 3].as_slice(), 4.0));
+        assert_eq!(Transpose.evaluate(&[&y]), [x]);
+    }
+}

@@ -374,3 +374,40 @@ impl Op for UnaryBackward {
         Form::Row(b.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[&Elementwise] = &[
+        &GELU_TANH_FN,
+        &GELU_ERF_FN,
+        &SILU_FN,
+        &SIGMOID_FN,
+        &RELU_FN,
+        &EXP_FN,
+        &LOG_FN,
+        &TANH_FN,
+        &ABS_FN,
+        &SQRT_FN,
+        &RECIPROCAL_FN,
+    ];
+
+    #[test]
+    fn slopes_are_slopes() {
+        for f in TABLE {
+            for x in [0.3, 1.1, 2.7] {
+                let h = 1e-5;
+                let slope = ((f.value)(x + h) - (f.value)(x - h)) / (2.0 * h);
+                assert!((slope - (f.slope)(x)).abs() < 1e-7, "{f:?} at {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn known_values() {
+        assert!(((GELU_TANH_FN.value)(1.0) - 0.841_191_990_608_3).abs() < 1e-12);
+        assert!(((GELU_ERF_FN.value)(1.0) - 0.841_344_746_068_5).abs() < 1e-12);
+        assert!(((SILU_FN.value)(1.0) - 0.731_058_578_630_0).abs() < 1e-12);
+    }
+}
