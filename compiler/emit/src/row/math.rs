@@ -38,7 +38,7 @@ const ERF_ABOVE: [f32; 8] = [
     1.080_289_5e-7,
     -1.117_136_3e-9,
 ];
-const ERF_BELOW: [f32; 5] = [1.3130383, 0.60021824, 0.12010703, 0.013_054_739, 0.000_716_967_2];
+const ERF_BELOW: [f32; 5] = [1.3130383, 0.60021824, 0.12010703, 0.013_054_739, 0.000_716_966_2];
 const ERF_MAX: f32 = 3.92;
 
 /// ln 2 in two parts, the first short enough for n · HIGH to be exact.
