@@ -43,7 +43,10 @@ fn model(dtype: DType) -> Vec<(String, Kernel)> {
     };
     let strides = vec![3 * 384, 3 * 384, 3 * 384, 384, 384, 3 * 384, 3 * 384, 3 * 384];
     all.push(("attend".to_string(), Kernel::Attention(attention.clone())));
-    all.push(("attend_backward".to_string(), Kernel::AttentionBackward(AttentionKernel { strides, ..attention })));
+    all.push((
+        "attend_backward".to_string(),
+        Kernel::AttentionBackward(AttentionKernel { strides, ..attention }),
+    ));
     all
 }
 
@@ -63,13 +66,16 @@ fn bytes_do_not_depend_on_threads() {
     assert!(one == compiled(2) && one == compiled(3));
     let symbols: Vec<&String> = one[0].iter().flat_map(|unit| &unit.symbols).collect();
     assert_eq!(symbols, kernels.iter().map(|(symbol, _)| symbol).collect::<Vec<_>>());
-    assert!(one[0].iter().all(|Unit { code, .. }| matches!(code, Code::Object(o) if o.starts_with(b"\x7FELF"))));
+    assert!(
+        one[0].iter().all(|Unit { code, .. }| matches!(code, Code::Object(o) if o.starts_with(b"\x7FELF")))
+    );
 }
 
 #[test]
 fn ptx_does_not_depend_on_threads() {
     let kernels: Vec<_> = model(DType::Bf16).into_iter().take(30).collect();
-    let compiled = |threads| compile(&named(&kernels), &[CompileTarget::Gpu(GpuChip::Sm80)], threads).unwrap();
+    let compiled =
+        |threads| compile(&named(&kernels), &[CompileTarget::Gpu(GpuChip::Sm80)], threads).unwrap();
     assert!(compiled(1) == compiled(2));
 }
 

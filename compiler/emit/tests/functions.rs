@@ -64,7 +64,11 @@ fn ulps(y: f32, want: f64) -> f64 {
     }
     if !rounded.is_finite() || !y.is_finite() {
         // Overflow one step early or late is one unit.
-        return if y.is_infinite() && want.abs() > f64::from(f32::MAX) * (1.0 - 1e-7) { 1.0 } else { f64::INFINITY };
+        return if y.is_infinite() && want.abs() > f64::from(f32::MAX) * (1.0 - 1e-7) {
+            1.0
+        } else {
+            f64::INFINITY
+        };
     }
     let exponent = want.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor();
     (f64::from(y) - want).abs() / (exponent - 23.0).exp2()
