@@ -153,10 +153,10 @@ fn nothing_is_left_to_do_in_silence() {
     ];
     let mut faults = vec![];
     for (path, text) in files(&[".rs"]) {
-        for (number, line) in text.lines().enumerate() {
-            faults.extend(
-                macros.iter().filter(|m| line.contains(*m)).map(|m| format!("{path}:{}: {m}", number + 1)),
-            );
+        // Timings are no tests: they are run by hand, and say so.
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.contains("= \"timings")) {
+            let found = macros.iter().filter(|m| line.contains(*m));
+            faults.extend(found.map(|m| format!("{path}:{}: {m}", number + 1)));
         }
     }
     assert_none(faults);
