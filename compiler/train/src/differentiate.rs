@@ -249,8 +249,40 @@ mod tests {
             let slope = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
             let pairs = gradients.iter().flatten().zip(direction.iter().flatten());
             let product: f64 = pairs.flat_map(|(g, v)| g.data.iter().zip(&v.data)).map(|(g, v)| g * v).sum();
-            let error = (slope - product).abs() / slope.abs();
+            let size: f64 =
+                gradients.iter().flatten().flat_map(|g| &g.data).map(|g| g * g).sum::<f64>().sqrt();
+            let error = (slope - product).abs() / slope.abs().max(size);
             assert!(error < 1e-7, "{product} for {slope}: {error}");
+        }
+    }
+
+    /// Lines that keep `x` a `[B, T, 6]` of moderate size, whatever stands before them; `#` is a number of its own for each.
+    const LINES: &[&str] = &[
+        "x = x + tanh(x)",
+        "x = tanh(linear(x, D) as l#) - x",
+        "x = norm(x * 2) as n#",
+        "x = rms(x) as n#",
+        "x = gelu(x) * sigmoid(x)",
+        "param b#: [T, D] ~ zeros\n x = x + b#",
+        "x = attend(x, tanh(x), x, heads: 2, mask: causal & window(3))",
+        "x = rope(x, heads: 3)",
+        "x = dropout(x, 0.3)",
+        "x = tanh(x) * mean(x)",
+        "u#, v# = split(linear(x, 12) as s#, 2)\n x = tanh(u# * silu(v#))",
+        "x = linear(concat(x, tanh(x)), D) as c#",
+        "repeat 2 as h# {\n param w: [D] ~ ones\n x = tanh(x * w + x)\n }",
+        "y# = x\n repeat 3 as h# {\n z = tanh(y#)\n y# = norm(x) as n\n x = z\n }\n x = x + y#",
+        "repeat 2 as h# { repeat 2 as g { x = x + dropout(linear(x, D) as l, 0.2) } }",
+        "a# = tanh(x)\n repeat 2 as h# { x = x * 0.5 + a# }",
+    ];
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_model_of_these_lines(picks in proptest::collection::vec(0..LINES.len(), 1..6)) {
+            let lines: Vec<String> = picks.iter().enumerate().map(|(i, p)| LINES[*p].replace('#', &i.to_string())).collect();
+            assert_direction(&around(&format!("{}\n y = x", lines.join("\n"))));
         }
     }
 
