@@ -11,6 +11,8 @@ mod dims;
 mod emission;
 mod expressions;
 mod functions;
+mod operators;
+mod predicates;
 mod statements;
 mod values;
 
