@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for entry in fs::read_dir(&folder).into_iter().flatten() {
         let path = entry?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        if path.extension().is_some_and(|e| e == "md") && stem.len() == 5 && stem.starts_with(['E', 'W']) {
+        if path.extension().is_some_and(|e| e == "md") && stem.len() == 5 && stem.starts_with(['E', 'R', 'W'])
+        {
             pages.push((stem.to_string(), path.canonicalize()?));
         }
     }

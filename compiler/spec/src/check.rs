@@ -64,8 +64,11 @@ pub fn check(
 
 #[cfg(test)]
 mod tests {
+    use dspc_source::{Severity, SourceMap};
+    use proptest::prelude::*;
+
     use crate::fixture::check;
-    use crate::settings::{Optimizer, Origin, Schedule};
+    use crate::settings::{DataFacts, Optimizer, Origin, Schedule};
 
     const EXAMPLE: &str = include_str!("../../../examples/shakespeare.dsp");
 
@@ -94,6 +97,155 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn a_file_may_define_what_the_prelude_has() {
+        let text = format!("{JOB}{MODEL}layer norm(x: [.., D]) -> [.., D] {{ x + x }}\n");
+        let (spec, found) = check(&text);
+        assert_eq!(found, vec![]);
+        let modules: Vec<_> =
+            spec.unwrap().definitions.into_iter().map(|d| (d.module, d.name.value)).collect();
+        assert_eq!(modules, [(String::new(), "m".to_string()), (String::new(), "norm".to_string())]);
+    }
+
+    #[test]
+    fn only_what_the_model_reaches_is_kept() {
+        let (spec, found) =
+            check(&format!("{JOB}{MODEL}layer spare(x: [B, D]) -> [B, D] {{ linear(x, D) }}\n"));
+        assert_eq!(found.iter().map(|d| d.code).collect::<Vec<_>>(), ["W0106"]);
+        let names: Vec<_> = spec.unwrap().definitions.into_iter().map(|d| d.name.value).collect();
+        assert_eq!(names, ["m", "norm"]);
+    }
+
+    #[test]
+    fn sizes_are_followed_through_models_that_fix_them() {
+        let fixed = "model = two()\nmodel two() = one(scale: 2)\n\
+                     model one(scale: S) = gpt2::tiny(context: 16 * S, vocab: 65)\n";
+        let (_, found) = check(&format!("use std::gpt2\n{JOB}{fixed}"));
+        let shown: Vec<_> = found.iter().map(|d| (d.code, d.labels[0].text.as_str())).collect();
+        assert_eq!(shown, [("E0302", "the model has 32 positions")]);
+    }
+
+    #[test]
+    fn a_default_is_no_place_to_point_at() {
+        let (spec, found) = check(&EXAMPLE.replace("steps:  2000", "steps:  5"));
+        assert!(spec.is_some());
+        assert_eq!(found.iter().map(|d| d.code).collect::<Vec<_>>(), ["W0101", "W0103"]);
+    }
+
+    #[test]
+    fn unreadable_data_is_not_reported_again() {
+        let mut sources = SourceMap::default();
+        let id = sources.add("train.dsp", EXAMPLE);
+        let (file, _) = dspc_grammar::parse(id, EXAMPLE);
+        let facts = DataFacts::default();
+        let (spec, found) = super::check("train", &file, &facts, crate::fixture::BUILTINS, &mut sources);
+        assert_eq!((spec, found), (None, vec![]));
+    }
+
+    #[test]
+    fn a_long_chain_of_layers_takes_no_stack() {
+        let mut text = format!("{JOB}{MODEL}");
+        text.extend((0..20_000).map(|i| format!("layer f{i}(x: [B]) -> [B] {{ f{}(x) }}\n", i + 1)));
+        text.push_str("layer f20000(x: [B]) -> [B] { f0(x) }\n");
+        let (_, found) = check(&text);
+        assert_eq!(found.iter().map(|d| d.code).collect::<Vec<_>>(), ["E0116"]);
+    }
+
+    #[test]
+    fn many_mistakes_take_no_longer_than_a_long_text() {
+        let mut text = format!("{JOB}{MODEL}layer f(x: [B]) -> [B] {{\n");
+        text.extend((0..20_000).map(|i| format!("  x{i} = g{i}(y{i})\n")));
+        text.push_str("  x\n}\n");
+        assert!(check(&text).1.len() >= 40_000);
+    }
+
+    proptest! {
+        /// Pieces of right specs in any order: never a panic, and a spec only without errors.
+        #[test]
+        fn no_text_panics(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+            let (spec, found) = check(&pieces.concat());
+            let wrong = found.iter().any(|d| d.severity == Severity::Error);
+            prop_assert!(spec.is_none() || !wrong);
+        }
+
+        /// The example with a hole: every report has its place inside a file.
+        #[test]
+        fn every_place_is_in_its_file(at in 0..EXAMPLE.len(), len in 0..40usize) {
+            let end = (at + len).min(EXAMPLE.len());
+            let text = [&EXAMPLE.as_bytes()[..at], &EXAMPLE.as_bytes()[end..]].concat();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            for diagnostic in check(&text).1 {
+                let labels = diagnostic.labels.iter().map(|label| label.span);
+                for span in std::iter::once(diagnostic.primary.span).chain(labels) {
+                    prop_assert!(span.file.0 < 4 && span.start <= span.end);
+                    prop_assert!(span.file.0 > 0 || span.end as usize <= text.len());
+                }
+            }
+        }
+    }
+
+    /// All but the model.
+    const JOB: &str = "data { text: [\"a.txt\"], tokenizer: \"chars\", sequence: 64 }\n\
+                       optimizer = adamw(lr: 1e-3)\ntrain { batch: 8, steps: 1000 }\n";
+    /// A small one.
+    const MODEL: &str = "model m(tokens: ids[B, T], targets: ids[B, T], vocab: V) -> loss {\n\
+                         \x20 param table: [V, V] ~ normal(0.02)\n  cross_entropy(norm(table[tokens]), targets)\n}\n\
+                         model = m(vocab: data.vocab)\n";
+    const PIECES: &[&str] = &[
+        "model = ",
+        "use std::",
+        "gpt2",
+        "::",
+        "tiny(",
+        "layer f(x: [B, D]",
+        ") -> ",
+        "[B, D]",
+        "{",
+        "}",
+        "\n",
+        "(",
+        ")",
+        "train ",
+        "batch: ",
+        "8",
+        "data ",
+        "text: ",
+        "\"a\"",
+        "[",
+        "]",
+        ",",
+        " = ",
+        "x",
+        "linear(x, D)",
+        " as ",
+        "repeat 2 ",
+        "param p: [D] ~ ",
+        "zeros",
+        "+",
+        "%",
+        "200M",
+        "10%",
+        "8GiB",
+        "data.vocab",
+        "train.batch",
+        "parallel = mesh(data: 3)\n",
+        "zero = stage(2)\n",
+        "every(",
+        "adamw(lr: ",
+        "optimizer",
+        "(q, k) => ",
+        "..",
+        "-",
+        "1e300",
+        "/",
+        "0",
+        "loss",
+        "tokens: ids[B, T]",
+        "f(x)",
+        "model m(",
+        "init = ",
+    ];
 
     #[test]
     fn an_empty_file_lacks_everything_without_default() {

@@ -73,3 +73,18 @@ pub(crate) fn definitions(text: &str) -> Vec<crate::body::Definition> {
     }
     resolver.finish()
 }
+
+/// The `train` settings of a text, and the codes of the mistakes in them and in what they need.
+pub(crate) fn train(text: &str) -> (Option<crate::settings::Train>, Vec<&'static str>) {
+    let whole = format!(
+        "use std::gpt2\nmodel = gpt2::tiny(vocab: data.vocab)\noptimizer = adamw(lr: 1e-3)\n\
+         data {{ text: [\"a\"], tokenizer: \"chars\", sequence: 64 }}\n{text}"
+    );
+    let (file, _) = dspc_grammar::parse(dspc_source::FileId(0), &whole);
+    let mut mistakes = crate::errors::Mistakes::default();
+    let written = crate::read::Written::collect(&file, &mut mistakes);
+    written.report_missing(&mut mistakes);
+    let facts = DataFacts { vocab: Some(65), ranks: None };
+    let settings = crate::read::read_settings(&mut crate::read::Reader::new(&written, &facts, &mut mistakes));
+    (settings.map(|settings| settings.train), mistakes.into_sorted().iter().map(|d| d.code).collect())
+}

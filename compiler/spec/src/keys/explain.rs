@@ -148,6 +148,51 @@ mod tests {
         }
     }
 
+    /// A value of a type, as it would be written.
+    fn sample(ty: &Type) -> String {
+        match (ty.plain, ty.functions.first()) {
+            (Some(Plain::Whole { least, .. }), _) => least.max(1).to_string(),
+            (Some(Plain::Real { .. }), _) => "1e-3".into(),
+            (Some(Plain::Share), _) => "10%".into(),
+            (Some(Plain::Bytes), _) => "8GiB".into(),
+            (Some(Plain::Flag), _) => "true".into(),
+            (Some(Plain::Text), _) => "\"x\"".into(),
+            (Some(Plain::Texts), _) => "[\"x\"]".into(),
+            (Some(Plain::Shares), _) => "(0.9, 0.95)".into(),
+            (Some(Plain::Model), _) => "gpt2::tiny()".into(),
+            (None, Some(function)) => call(function, None),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// A function with what it must be given, and one argument as said.
+    fn call(function: &Function, said: Option<(&str, String)>) -> String {
+        let is_said = |arg: &Argument| said.as_ref().is_some_and(|(name, _)| *name == arg.name);
+        let needed =
+            function.args.iter().filter(|arg| matches!(arg.fallback, Fallback::Required) && !is_said(arg));
+        let mut args: Vec<_> = needed.map(|arg| format!("{}: {}", arg.name, sample(&arg.ty))).collect();
+        args.extend(said.as_ref().map(|(name, value)| format!("{name}: {value}")));
+        if args.is_empty() { function.name.into() } else { format!("{}({})", function.name, args.join(", ")) }
+    }
+
+    #[test]
+    fn every_function_can_be_called_with_what_it_needs() {
+        for key in KEYS {
+            for function in key.ty.functions {
+                let inner = function
+                    .args
+                    .iter()
+                    .flat_map(|arg| arg.ty.functions.iter().map(|inner| (arg.name, *inner)));
+                let mut calls: Vec<_> =
+                    inner.map(|(name, inner)| call(function, Some((name, call(inner, None))))).collect();
+                calls.push(call(function, None));
+                for text in calls {
+                    assert_eq!(crate::fixture::read_alone(key.path, &text), vec![], "{}: {text}", key.path);
+                }
+            }
+        }
+    }
+
     #[test]
     fn everything_is_documented_and_nothing_is_named_twice() {
         let sentence =

@@ -42,6 +42,19 @@ pub(crate) struct HeldArg {
 }
 
 impl Held {
+    /// The same value as nobody wrote it: a default's text is no file of the user's, so no report may point into it.
+    pub fn unwritten(self) -> Held {
+        match self {
+            Held::Call(call) => {
+                let unwritten = |arg: HeldArg| HeldArg { value: arg.value.unwritten(), span: None, ..arg };
+                Held::Call(HeldCall { args: call.args.into_iter().map(unwritten).collect(), ..call })
+            }
+            plain @ (Held::Number(_) | Held::Flag(_) | Held::Text(_) | Held::Texts(_) | Held::Pair(..)) => {
+                plain
+            }
+        }
+    }
+
     /// The number, if it is one.
     pub fn number(&self) -> Option<f64> {
         match self {

@@ -219,3 +219,48 @@ fn operator_noun(op: BinaryOp) -> &'static str {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::train;
+
+    fn steps(value: &str) -> Result<u64, Vec<&'static str>> {
+        let (train, found) = train(&format!("train {{ batch: 8, steps: {value} }}"));
+        train.map(|train| train.steps.value).ok_or(found)
+    }
+
+    #[test]
+    fn arithmetic_and_paths_are_worked_out() {
+        assert_eq!(steps("2 + 3 * 4"), Ok(14));
+        assert_eq!(steps("(2 + 3) * 4 - 6 / 2"), Ok(17));
+        assert_eq!(steps("17 % 5"), Ok(2));
+        assert_eq!(steps("1.5K"), Ok(1500));
+        assert_eq!(steps("data.sequence * data.vocab"), Ok(64 * 65));
+        assert_eq!(steps("train.batch"), Ok(8));
+        assert_eq!(steps("8GiB / 1MiB"), Ok(8192));
+        assert_eq!(steps("200 * 10%"), Ok(20));
+    }
+
+    #[test]
+    fn what_has_no_exact_value_is_refused() {
+        assert_eq!(steps("10 / 3"), Err(vec!["E0204"]));
+        assert_eq!(steps("1 / 0"), Err(vec!["E0207"]));
+        assert_eq!(steps("1e300"), Err(vec!["E0207"]));
+        assert_eq!(steps("9007199254740991 + 1 - 9007199254740990"), Err(vec!["E0207"]));
+        assert_eq!(steps("train.steps"), Err(vec!["E0209"]));
+        assert_eq!(steps("train.micro_batch"), Err(vec!["E0208"]));
+        assert_eq!(steps("1GB + 1"), Err(vec!["E0212"]));
+        assert_eq!(steps("1GB"), Err(vec!["E0202"]));
+        assert_eq!(steps("-x"), Err(vec!["E0208"]));
+    }
+
+    #[test]
+    fn settings_that_name_each_other_are_read_once_each() {
+        let sum = |path: &str| vec![path; 100].join(" + ");
+        let chain = [("seed", "data.sequence"), ("train.batch", "seed"), ("train.steps", "train.batch")];
+        let [seed, batch, steps] = chain.map(|(_, on)| sum(on));
+        let (train, found) = train(&format!("seed = {seed}\ntrain {{ batch: {batch}, steps: {steps} }}\n"));
+        assert_eq!(found, [""; 0]);
+        assert_eq!(train.map(|train| train.steps.value), Some(64 * 100 * 100 * 100));
+    }
+}

@@ -100,3 +100,40 @@ fn data_ranks(reader: &mut Reader<'_>, parallel: &Set<Mesh>) -> DataRanks {
 fn said(term: Spanned<u64>) -> Set<u64> {
     Set { value: term.value, origin: Origin::Written(term.span) }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::train;
+
+    /// `(batch, micro_batch, accumulation)` or the codes of the mistakes, for what is written.
+    fn solve(written: &str, ranks: u64) -> Result<(u64, u64, u64), Vec<&'static str>> {
+        let (train, found) =
+            train(&format!("parallel = mesh(data: {ranks})\ntrain {{ {written}, steps: 1000 }}\n"));
+        train.map(|t| (t.batch.value, t.micro_batch.value, t.accumulation.value)).ok_or(found)
+    }
+
+    #[test]
+    fn what_is_missing_follows() {
+        assert_eq!(solve("batch: 12", 1), Ok((12, 12, 1)));
+        assert_eq!(solve("batch: 12", 3), Ok((12, 4, 1)));
+        assert_eq!(solve("batch: 12, micro_batch: 2", 1), Ok((12, 2, 6)));
+        assert_eq!(solve("batch: 12, micro_batch: 2", 3), Ok((12, 2, 2)));
+        assert_eq!(solve("batch: 12, accumulation: 2", 3), Ok((12, 2, 2)));
+        assert_eq!(solve("micro_batch: 2", 3), Ok((6, 2, 1)));
+        assert_eq!(solve("micro_batch: 2, accumulation: 5", 3), Ok((30, 2, 5)));
+        assert_eq!(solve("batch: 12, micro_batch: 2, accumulation: 2", 3), Ok((12, 2, 2)));
+    }
+
+    #[test]
+    fn what_does_not_come_out_is_a_mistake() {
+        assert_eq!(solve("batch: 8, micro_batch: 2", 3), Err(vec!["E0312"]));
+        assert_eq!(solve("batch: 2, micro_batch: 4", 1), Err(vec!["E0312"]));
+        assert_eq!(solve("batch: 8, micro_batch: 2, accumulation: 3", 1), Err(vec!["E0313"]));
+        assert_eq!(solve("batch: 8, accumulation: 3", 1), Err(vec!["E0314"]));
+        assert_eq!(solve("batch: 8", 3), Err(vec!["E0314"]));
+        assert_eq!(solve("micro_batch: 1B, accumulation: 2", 1), Err(vec!["E0315"]));
+        assert_eq!(solve("micro_batch: 1B, accumulation: 1B", 1_000_000), Err(vec!["E0315"]));
+        assert_eq!(solve("accumulation: 2", 1), Err(vec!["E0104"]));
+        assert_eq!(solve("batch: 0, micro_batch: 2", 1), Err(vec!["E0205"]));
+    }
+}

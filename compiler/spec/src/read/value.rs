@@ -34,7 +34,7 @@ impl Reader<'_> {
     }
 
     fn default(&mut self, place: &str, ty: &Type, text: &str) -> Option<Held> {
-        self.value(place, ty, &expression(text)?)
+        self.value(place, ty, &expression(text)?).map(Held::unwritten)
     }
 
     /// Checks one value.

@@ -318,13 +318,10 @@ impl<'a> Resolver<'a, '_> {
             cx.scope.read(&name.value);
             return name.value;
         }
-        let words = self
-            .builtins
-            .iter()
-            .filter(|builtin| !is_function(builtin))
-            .map(|builtin| builtin.name.to_string());
-        let mut known = cx.scope.known();
-        known.extend(words);
+        let known = self.suggestions(|it| {
+            let words = it.builtins.iter().filter(|builtin| !is_function(builtin));
+            cx.scope.known().into_iter().chain(words.map(|builtin| builtin.name.to_string())).collect()
+        });
         let bound_elsewhere = cx.scope.elsewhere(&name.value);
         let known_as = cx.scope.known_as.get(&name.value).cloned();
         self.mistakes.add(UnknownName { name: name.clone(), known, bound_elsewhere, known_as });

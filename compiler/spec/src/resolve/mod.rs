@@ -18,6 +18,9 @@ use crate::body::{Builtin, Callee, Definition, DefinitionId, Kind, Name};
 use crate::errors::*;
 use modules::{Found, Place};
 
+/// Mistakes after which no more names are suggested.
+const SUGGESTIONS_MAX: usize = 200;
+
 /// A definition that was reached and waits for its turn.
 #[derive(Clone, Copy)]
 struct Pending<'a> {
@@ -152,10 +155,12 @@ impl<'a, 'm> Resolver<'a, 'm> {
                 match *mistake {
                     modules::NotFound::Module(mistake) => self.mistakes.add(mistake),
                     modules::NotFound::InModule(mistake) => self.mistakes.add(mistake),
-                    modules::NotFound::Name { mut known, elsewhere } => {
-                        known.extend(
-                            self.builtins.iter().filter(|b| is_function(b)).map(|b| b.name.to_string()),
-                        );
+                    modules::NotFound::Name { elsewhere } => {
+                        let known = self.suggestions(|it| {
+                            let functions =
+                                it.builtins.iter().filter(|b| is_function(b)).map(|b| b.name.to_string());
+                            it.modules.in_scope(place).into_iter().chain(functions).collect()
+                        });
                         self.mistakes.add(UnknownFunction {
                             name: name.clone(),
                             known,
@@ -167,6 +172,11 @@ impl<'a, 'm> Resolver<'a, 'm> {
                 None
             }
         }
+    }
+
+    /// Names to suggest; none once there are very many mistakes, so that a hostile text takes no longer than a long one.
+    fn suggestions(&self, names: impl FnOnce(&Self) -> Vec<String>) -> Vec<String> {
+        if self.mistakes.count() < SUGGESTIONS_MAX { names(self) } else { vec![] }
     }
 
     fn callee(&mut self, found: Found<'a>) -> Callee {

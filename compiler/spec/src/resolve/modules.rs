@@ -37,8 +37,6 @@ pub(crate) enum NotFound {
     InModule(NotInModule),
     /// Nothing in scope has the name.
     Name {
-        /// Layers and models in scope.
-        known: Vec<String>,
         /// A module that has it.
         elsewhere: Option<String>,
     },
@@ -121,7 +119,7 @@ impl<'a> Modules<'a> {
             [module, name] if path.scoped.first() == Some(&true) => self.find_in_module(place, module, name),
             [std, module, ..] if std.value == "std" => Err(self.not_used(place, module)),
             [first, ..] => Err(self.not_used(place, first)),
-            [] => Err(Box::new(NotFound::Name { known: vec![], elsewhere: None })),
+            [] => Err(Box::new(NotFound::Name { elsewhere: None })),
         }
     }
 
@@ -147,17 +145,24 @@ impl<'a> Modules<'a> {
         if let Some(index) = builtins.iter().position(|builtin| builtin.name == name) {
             return Ok((Found::Builtin(index as u32), None));
         }
-        let mut known: Vec<String> =
-            names.definitions.keys().chain(names.items.keys()).map(|n| n.to_string()).collect();
-        known.extend(
-            prelude
-                .and_then(|i| self.library.get(i))
-                .into_iter()
-                .flat_map(|n| n.order.iter().map(|n| n.to_string())),
-        );
         let elsewhere =
             names.modules.iter().find(|(_, (module, _))| self.definition(*module, name).is_some());
-        Err(Box::new(NotFound::Name { known, elsewhere: elsewhere.map(|(module, _)| module.to_string()) }))
+        Err(Box::new(NotFound::Name { elsewhere: elsewhere.map(|(module, _)| module.to_string()) }))
+    }
+
+    /// Layers and models that a file may call by their bare names.
+    pub fn in_scope(&self, place: Place) -> Vec<String> {
+        let names = self.names(place);
+        let prelude = self.loaded.iter().position(|module| module.name == PRELUDE);
+        let prelude =
+            prelude.and_then(|module| self.library.get(module)).into_iter().flat_map(|names| &names.order);
+        names
+            .definitions
+            .keys()
+            .chain(names.items.keys())
+            .chain(prelude)
+            .map(|name| name.to_string())
+            .collect()
     }
 
     fn find_in_module(
