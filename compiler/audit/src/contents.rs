@@ -79,14 +79,11 @@ impl<'a> Contents<'a> {
     }
 
     pub(crate) fn step(&mut self, kind: EntryKind, step: &Step<'_>, uses: &[Use], findings: &mut Findings) {
-        for (index, used) in uses.iter().enumerate() {
-            // An epilogue reads the product that stands before it in the list.
-            if used.reads() && !uses[..index].iter().any(|u| u.writes() && u.region.covers(&used.region)) {
-                self.read(kind, step, used, findings);
-            }
-        }
-        for used in uses.iter().filter(|used| used.writes()) {
-            self.write(kind, step, used, findings);
+        // A product is written before its epilogue reads.
+        for epilogue in [false, true] {
+            let part = || uses.iter().filter(|used| used.in_epilogue() == epilogue);
+            part().filter(|used| used.reads()).for_each(|used| self.read(kind, step, used, findings));
+            part().filter(|used| used.writes()).for_each(|used| self.write(kind, step, used, findings));
         }
     }
 

@@ -277,6 +277,16 @@ fn gemm<'a>(program: &'a mut Program, path: &[usize]) -> &'a mut Gemm {
     }
 }
 
+fn for_each_gemm(body: &mut [Instruction], change: &mut dyn FnMut(&mut Gemm)) {
+    for instruction in body {
+        match &mut instruction.action {
+            Action::Gemm(gemm) => change(gemm),
+            Action::Loop { body, .. } => for_each_gemm(body, change),
+            Action::Launch { .. } | Action::Zero { .. } => {}
+        }
+    }
+}
+
 fn count<'a>(program: &'a mut Program, path: &[usize]) -> &'a mut u64 {
     match &mut at(program, path).action {
         Action::Loop { count, .. } => count,
@@ -357,6 +367,19 @@ const MUTATIONS: &[Mutation] = &[
     ("forward turns run backward", Rule::ReadBeforeWritten, |p| match &mut at(p, &[1, 1]).action { Action::Loop { reverse, .. } => *reverse = true, _ => unreachable!() }),
     ("early reuse of a live buffer", Rule::ReadAfterOverwritten, |p| { let x = buffer(p, "x").offset; buffer(p, "dx").offset = x; }),
     ("reuse within the forward turn", Rule::ReadAfterOverwritten, |p| { let x = buffer(p, "x").offset; buffer(p, "a").offset = x; }),
+    ("an epilogue's operand under the product", Rule::ReadAfterOverwritten, |p| {
+        let x = Arg::At(turn(Place::of(id(p, "x"))));
+        p.kernels[GELU as usize].operands.insert(1, rows(OperandAccess::Read, ROWS, WIDTH));
+        for entry in [&mut p.train, &mut p.evaluate] {
+            for_each_gemm(&mut entry.body, &mut |gemm| {
+                if let Some(epilogue) = &mut gemm.epilogue {
+                    epilogue.args.insert(1, x);
+                }
+            });
+        }
+        let x = buffer(p, "x").offset;
+        buffer(p, "h").offset = x;
+    }),
     ("a slot too few for what is kept", Rule::SlotReused, |p| buffer(p, "x").slots = 2),
     ("a slot too few of four", Rule::SlotReused, |p| buffer(p, "x").slots = 3),
     ("a loss for one micro-batch only", Rule::ResultMissing, |p| arg(p, LOSS_AT, 2).micro = false),

@@ -44,6 +44,10 @@ impl Use {
         matches!(self.access, OperandAccess::Write | OperandAccess::Update)
     }
 
+    pub(crate) fn in_epilogue(&self) -> bool {
+        self.part == Part::Epilogue
+    }
+
     pub(crate) fn in_activations(&self, program: &Program) -> bool {
         program.arenas[self.arena as usize].name == "activations"
     }
