@@ -11,8 +11,9 @@ use super::pool::Pool;
 const DEPTH: usize = 512;
 /// Blocks are multiples of this; the last takes the remainder, so a block is thinner only where the whole matrix is.
 const UNIT: usize = 32;
-/// Rows of a call, so that its part of c is in cache when the epilogue reads it.
-const ROWS: usize = 128;
+/// Rows of a call. More share the cost of packing b (a quarter of the time at 128 rows where b is transposed); fewer would keep a wider c in
+/// cache for the epilogue: 256 rows of 1024 columns are 1 MiB.
+const ROWS: usize = 256;
 /// Multiply-adds that are worth a thread of their own: about 10 µs.
 const WORTH: usize = 1 << 19;
 
@@ -185,6 +186,74 @@ impl Operands {
             if depth >= k {
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(base: *mut f32) -> Address {
+        Address { base: base.cast(), stride: 0, slots: 1, add: 0, turn: false, micro: false }
+    }
+
+    fn side(matrix: &mut [f32], cols: usize, transposed: bool) -> Side {
+        let stride = cols as isize;
+        let (row_stride, col_stride) = if transposed { (1, stride) } else { (stride, 1) };
+        Side { at: address(matrix.as_mut_ptr()), row_stride, col_stride }
+    }
+
+    /// Nanoseconds that this thread has run, others' time left out.
+    fn thread_ns() -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Prints GFLOP/s of the shapes that small and GPT-2 models have; asserts nothing.
+    #[test]
+    #[ignore = "a measurement: cargo test -p dspc-runtime --lib rates -- --ignored --nocapture"]
+    fn rates() {
+        let cases = [
+            ("forward qkv", 768, 384, 128, false, false),
+            ("forward up", 768, 512, 128, false, false),
+            ("forward down", 768, 128, 512, false, false),
+            ("forward head", 768, 65, 128, false, true),
+            ("input gradient", 768, 128, 384, false, true),
+            ("weight gradient", 128, 512, 768, true, false),
+            ("head gradient", 65, 128, 768, true, false),
+            ("gpt2 qkv", 256, 2304, 768, false, false),
+            ("gpt2 up", 256, 3072, 768, false, false),
+            ("gpt2 down", 256, 768, 3072, false, false),
+            ("gpt2 head", 256, 50257, 768, false, true),
+            ("gpt2 input gradient", 256, 768, 3072, false, true),
+            ("gpt2 head input gradient", 256, 768, 50257, false, false),
+            ("gpt2 weight gradient", 768, 3072, 256, true, false),
+            ("gpt2 head weight gradient", 50257, 768, 256, true, false),
+        ];
+        let mut pool = Pool::new(1);
+        for (name, m, n, k, at, bt) in cases {
+            let (mut a, mut b, mut c) = (vec![1f32; m * k], vec![1f32; k * n], vec![0f32; m * n]);
+            let call = GemmCall {
+                m,
+                n,
+                k,
+                a: side(&mut a, if at { m } else { k }, at),
+                b: side(&mut b, if bt { k } else { n }, bt),
+                c: side(&mut c, n, false),
+                accumulate: false,
+                epilogue: None,
+            };
+            let flops = 2.0 * (m * n * k) as f64;
+            let repeats = (2e9 / flops).clamp(1.0, 200.0) as usize;
+            let best = (0..7)
+                .map(|_| {
+                    let begun = thread_ns();
+                    (0..repeats).for_each(|_| call.run(&mut pool, Counters::default(), &mut Vec::new()));
+                    (thread_ns() - begun) as f64 / repeats as f64
+                })
+                .fold(f64::INFINITY, f64::min);
+            println!("{name:28} {m}×{n}×{k}  {:6.1} GFLOP/s", flops / best);
         }
     }
 }
