@@ -21,5 +21,5 @@ mod supported;
 mod units;
 
 pub use check::check;
-pub use keys::{explain, reference_markdown};
+pub use keys::{explain, explainable, reference_markdown};
 pub use print::print;

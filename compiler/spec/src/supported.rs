@@ -11,6 +11,8 @@ type Asked = (Option<Span>, String);
 /// A thing that cannot run yet.
 struct Missing {
     code: &'static str,
+    /// The setting that asks for it.
+    key: &'static str,
     /// `None` if it is not asked for.
     asked: fn(&Settings) -> Option<Asked>,
     /// What to write instead.
@@ -18,13 +20,23 @@ struct Missing {
 }
 
 const MISSING: &[Missing] = &[
-    Missing { code: "E0320", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
-    Missing { code: "E0321", asked: other_precision, instead: "precision = fp32" },
-    Missing { code: "E0322", asked: weights_from_disk, instead: "init = random" },
-    Missing { code: "E0323", asked: recompute, instead: "recompute = none" },
-    Missing { code: "E0324", asked: memory_budget, instead: "memory = all" },
-    Missing { code: "E0325", asked: layout_independence, instead: "deterministic = false" },
+    Missing { code: "E0320", key: "parallel", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
+    Missing { code: "E0321", key: "precision", asked: other_precision, instead: "precision = fp32" },
+    Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random" },
+    Missing { code: "E0323", key: "recompute", asked: recompute, instead: "recompute = none" },
+    Missing { code: "E0324", key: "memory", asked: memory_budget, instead: "memory = all" },
+    Missing {
+        code: "E0325",
+        key: "deterministic",
+        asked: layout_independence,
+        instead: "deterministic = false",
+    },
 ];
+
+/// What a setting must be in this version, if it has no choice, and the code that says so.
+pub(crate) fn only_choice(key: &str) -> Option<(&'static str, &'static str)> {
+    MISSING.iter().find(|missing| missing.key == key).map(|missing| (missing.instead, missing.code))
+}
 
 /// Reports everything that is asked for and cannot run yet.
 pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mistakes) {

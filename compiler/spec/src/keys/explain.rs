@@ -20,9 +20,25 @@ pub fn explain(word: &str) -> Option<String> {
         let lines: Vec<_> = fields.map(|key| format!("  {:<13} {}", key.name(), key.doc)).collect();
         return Some(format!("{block} {{ … }}\n  {doc}\n\n{}\n", lines.join("\n")));
     }
-    let functions: Vec<_> = functions().into_iter().filter(|(f, _)| f.name == word).collect();
-    let texts: Vec<_> = functions.into_iter().map(|(f, place)| explain_function(f, &place)).collect();
+    let all = functions();
+    let named = all.iter().filter(|(f, _)| f.name == word).map(|(f, place)| explain_function(f, place));
+    let texts: Vec<_> =
+        named.chain(all.iter().flat_map(|(f, place)| explain_arguments(f, place, word))).collect();
     if texts.is_empty() { None } else { Some(texts.join("\n")) }
+}
+
+/// Every word that [`explain`] answers to, foreign names left out: for "did you mean".
+pub fn explainable() -> Vec<&'static str> {
+    let keys =
+        KEYS.iter().flat_map(|key| [key.path, key.name()]).chain(BLOCKS.iter().map(|(block, _)| *block));
+    let functions = functions();
+    let arguments = functions.iter().flat_map(|(f, _)| f.args.iter().map(|arg| arg.name));
+    let functions = functions.iter().map(|(f, _)| f.name);
+    let mut words: Vec<_> =
+        keys.chain(functions).chain(arguments).chain(PAGES.iter().map(|(code, _)| *code)).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Every function with the setting it stands in, outermost first.
@@ -49,6 +65,9 @@ fn explain_key(key: &Key) -> String {
     text.push_str(&format!("  default    {}\n", default_of(key.fallback)));
     text.push_str(&format!("  example    {}\n", key.line()));
     push_foreign(&mut text, key.deepspeed, key.hf);
+    if let Some((only, code)) = crate::supported::only_choice(key.path) {
+        text.push_str(&format!("  for now    only `{only}` ({code})\n"));
+    }
     for function in key.ty.functions {
         text.push_str(&format!("\n  {}\n    {}\n", function.usage(), function.doc));
         push_arguments(&mut text, function);
@@ -60,6 +79,23 @@ fn explain_function(function: &Function, place: &str) -> String {
     let mut text = format!("{}\n  {} For `{place}`.\n", function.usage(), function.doc);
     push_arguments(&mut text, function);
     text
+}
+
+/// The arguments of a function that have this name, here or in another trainer.
+fn explain_arguments(function: &Function, place: &str, word: &str) -> Vec<String> {
+    let says = |names: &str| {
+        names.split(", ").any(|n| !n.is_empty() && (n == word || n.rsplit('.').next() == Some(word)))
+    };
+    let found = function.args.iter().filter(|arg| arg.name == word || says(arg.deepspeed) || says(arg.hf));
+    found
+        .map(|arg| {
+            let mut text = format!("{}, in `{}` for `{place}`\n  {}\n\n", arg.name, function.name, arg.doc);
+            text.push_str(&format!("  type       {}\n", type_of(&arg.ty)));
+            text.push_str(&format!("  default    {}\n", default_of(arg.fallback)));
+            push_foreign(&mut text, arg.deepspeed, arg.hf);
+            text
+        })
+        .collect()
 }
 
 fn push_arguments(text: &mut String, function: &Function) {
@@ -129,7 +165,12 @@ mod tests {
         assert!(explain("data").unwrap().contains("holdout"));
         assert!(explain("E0312").unwrap().starts_with("# E0312: "));
         assert_eq!(explain("e0312"), explain("E0312"));
+        assert!(explain("learning_rate").unwrap().contains("lr, in `adamw` for `optimizer`"));
+        assert!(explain("precision").unwrap().contains("only `precision = fp32` (E0321)"));
         assert_eq!(explain("nothing_like_it"), None);
+        for word in explainable() {
+            assert!(explain(word).is_some(), "{word}");
+        }
     }
 
     #[test]

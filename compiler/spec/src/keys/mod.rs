@@ -8,7 +8,7 @@ mod functions;
 mod reference;
 mod table;
 
-pub use explain::explain;
+pub use explain::{explain, explainable};
 pub use reference::reference_markdown;
 pub(crate) use table::{BLOCKS, KEYS};
 

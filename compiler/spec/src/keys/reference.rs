@@ -2,6 +2,7 @@
 
 use super::explain::{default_of, type_of};
 use super::{BLOCKS, Function, KEYS, Key};
+use crate::supported::only_choice;
 
 /// `docs/language/settings.md`: every setting, from the one table.
 pub fn reference_markdown() -> String {
@@ -26,6 +27,9 @@ fn push_key(page: &mut String, key: &Key) {
         if !name.is_empty() {
             page.push_str(&format!("- {trainer}: `{}`\n", name.replace(", ", "`, `")));
         }
+    }
+    if let Some((only, code)) = only_choice(key.path) {
+        page.push_str(&format!("- This version runs only `{only}` ([{code}](../errors/{code}.md))\n"));
     }
     for function in key.ty.functions {
         push_function(page, function, &[]);

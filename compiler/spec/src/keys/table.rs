@@ -154,7 +154,7 @@ pub(crate) const KEYS: &[Key] = &[
         ty: count("sequences", 1_000_000_000),
         fallback: Fallback::Required,
         example: "8",
-        doc: "Sequences a step, over all ranks and micro-batches: `batch = micro_batch × accumulation × data ranks`. Two of the three may be left out; with `micro_batch` given, so may this.",
+        doc: "Sequences a step, over all ranks and micro-batches: `batch = micro_batch × accumulation × data ranks`. What is left out of the three follows; this may be left out where `micro_batch` is given.",
         deepspeed: "train_batch_size",
         hf: "",
     },
