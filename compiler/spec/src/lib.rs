@@ -1,6 +1,6 @@
 //! What the user means: names resolved, units applied, every default explicit; bodies stay expressions with spans.
 //!
-//! Never reads a file or the clock: what the compiler must know of the data is handed in as [`DataFacts`]. Never sees a tensor's size: that is the
+//! Never reads a file or the clock: what the compiler must know of the data is handed in as [`settings::DataFacts`]. Never sees a tensor's size: that is the
 //! graph's business.
 
 #![forbid(unsafe_code)]
