@@ -154,7 +154,8 @@ fn nothing_is_left_to_do_in_silence() {
     let mut faults = vec![];
     for (path, text) in files(&[".rs"]) {
         // Timings are no tests: they are run by hand, and say so.
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.contains("= \"timings")) {
+        let by_hand = |line: &str| ["= \"timings", "= \"a measurement"].iter().any(|why| line.contains(why));
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !by_hand(line)) {
             let found = macros.iter().filter(|m| line.contains(*m));
             faults.extend(found.map(|m| format!("{path}:{}: {m}", number + 1)));
         }
@@ -237,20 +238,36 @@ fn no_text_names_a_place_on_someones_machine() {
     assert_none(faults);
 }
 
+/// The files that a page links to.
+fn links(page: &str, text: &str) -> Vec<PathBuf> {
+    let folder = root().join(page).parent().expect("a file lies in a folder").to_path_buf();
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+    files.map(|link| folder.join(link.split('#').next().unwrap_or(link))).collect()
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut faults = vec![];
     for (path, text) in files(&[".md"]) {
-        let folder = root().join(&path).parent().expect("a file lies in a folder").to_path_buf();
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
-            let file = link.split('#').next().unwrap_or(link);
-            if !folder.join(file).exists() {
-                faults.push(format!("{path}: `{link}` leads nowhere"));
-            }
-        }
+        let lost = links(&path, &text).into_iter().filter(|file| !file.exists());
+        faults.extend(lost.map(|file| format!("{path}: {} is not there", file.display())));
     }
     assert_none(faults);
+}
+
+#[test]
+fn every_page_of_the_book_is_linked_from_another() {
+    let pages = files(&[".md"]);
+    let linked: BTreeSet<PathBuf> = pages
+        .iter()
+        .flat_map(|(path, text)| links(path, text))
+        .filter_map(|file| file.canonicalize().ok())
+        .collect();
+    // The pages of errors are found by their code.
+    let book = pages.keys().filter(|path| path.starts_with("docs/") && !path.starts_with("docs/errors/"));
+    let lost = book.filter(|path| !root().join(path).canonicalize().is_ok_and(|file| linked.contains(&file)));
+    assert_none(lost.map(|path| format!("{path}: no page links to it")).collect());
 }
 
 #[test]
