@@ -26,6 +26,7 @@ use crate::steps::{Place, Step, StorageId, StorageKind};
 /// Lowers the forward and backward pass of one micro-batch.
 pub(crate) fn lower_train(train: &TrainGraph, state: &mut State, pool: &mut Pool) -> Vec<Step> {
     let mut lowering = Lowering::new(&train.graph, state, pool, "");
+    lowering.micro = true;
     lowering.accumulates = lowering.state.batch.accumulation > 1;
     for gradient in &train.gradients {
         lowering.contributions.extend(gradient.contributions.iter().map(|&v| (v, gradient.param)));
@@ -88,6 +89,8 @@ struct Lowering<'a> {
     state: &'a mut State,
     pool: &'a mut Pool,
     prefix: &'static str,
+    /// The steps stand in the loop over micro-batches.
+    micro: bool,
     sites: HashMap<ValueId, Site<'a>>,
     /// The repeat whose body defines a value.
     repeat_of: HashMap<ValueId, RepeatId>,
@@ -119,6 +122,7 @@ impl<'a> Lowering<'a> {
             state,
             pool,
             prefix,
+            micro: false,
             sites: HashMap::new(),
             repeat_of: HashMap::new(),
             counts: HashMap::new(),
@@ -193,7 +197,7 @@ impl<'a> Lowering<'a> {
         let ty = self.graph.ty(value).clone();
         let dims: Vec<u64> = ty.dims.iter().map(|d| d.size).collect();
         let place = match kind {
-            StorageKind::Loss => Place { micro: true, ..Place::start(self.state.loss) },
+            StorageKind::Loss => Place { micro: self.micro, ..Place::start(self.state.loss) },
             kind => Place::start(self.pool.storage("logits", ty.dtype, ty.elements(), 1, kind)),
         };
         self.locations.insert(value, Location::dense(place, &dims));
@@ -215,7 +219,7 @@ impl<'a> Lowering<'a> {
         let dims = self.dims(value);
         let location = match self.graph.value(value).def.clone() {
             Def::Input(input) => {
-                let place = Place { micro: true, ..Place::start(self.state.input(input)) };
+                let place = Place { micro: self.micro, ..Place::start(self.state.input(input)) };
                 Location::dense(place, &dims)
             }
             Def::Param(param) => {

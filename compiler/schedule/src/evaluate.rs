@@ -26,6 +26,11 @@ impl<'a> Machine<'a> {
         Self { program, kernels, starts, cells }
     }
 
+    /// What it runs.
+    pub fn program(&self) -> &Program {
+        self.program
+    }
+
     /// The cell of a buffer's slot.
     pub fn cell(&self, buffer: usize, slot: u64) -> usize {
         let b = &self.program.buffers[buffer];

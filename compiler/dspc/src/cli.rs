@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Compiles and trains language models from one declarative file.
+#[derive(Parser, Debug)]
+#[command(name = "dspc", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Colours in reports.
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto)]
+    pub color: When,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum When {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Find every mistake in specs; nothing is built or run
+    Check {
+        /// Specs.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// How reports are printed.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Say what a setting or an error code means
+    Explain {
+        /// `train.batch`, `E0312`, …; without it, all settings are listed.
+        key: Option<String>,
+    },
+    /// Format specs in place
+    Fmt {
+        /// Specs; `-` reads standard input and writes standard output.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Change nothing; exit 3 if a file is not formatted.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Say what a job will cost: memory, FLOPs, the batch
+    Plan {
+        /// The spec.
+        file: PathBuf,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Compile a spec to an artifact, or print one of its layers
+    Build {
+        /// The spec.
+        file: PathBuf,
+        /// Where the artifact goes; NAME.dspx beside the spec by default.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+        /// Print a layer to standard output instead.
+        #[arg(long, value_enum)]
+        emit: Option<Layer>,
+        /// What to compile for.
+        #[arg(long, value_delimiter = ',', default_value = "cpu")]
+        target: Vec<String>,
+    },
+    /// Train: a spec is built first (into a cache), an artifact runs as it is
+    Run {
+        /// A spec or a `.dspx` artifact.
+        file: PathBuf,
+        /// Where the run's files go; runs/NAME by default, with a number if that is taken.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Go on from the newest whole checkpoint of the run.
+        #[arg(long)]
+        resume: bool,
+        /// Stop after this many steps.
+        #[arg(long)]
+        max_steps: Option<u64>,
+        /// The folder that the data patterns are relative to; the spec's by default.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
+    /// Go on with a text
+    Generate {
+        /// A `checkpoint-N` folder, or a run's folder for its newest one.
+        checkpoint: PathBuf,
+        /// The text to go on with.
+        #[arg(short, long)]
+        prompt: String,
+        /// Tokens to add.
+        #[arg(long, default_value_t = 200)]
+        max_new_tokens: u64,
+        /// 0 takes the likeliest token, 1 samples as trained.
+        #[arg(long, default_value_t = 1.0)]
+        temperature: f64,
+        /// Sample from this many likeliest tokens; 0 from all.
+        #[arg(long, default_value_t = 0)]
+        top_k: u64,
+        /// Of the random numbers.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+}
+
+/// What `--emit` prints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Layer {
+    /// The syntax tree.
+    Ast,
+    /// Settings and definitions, every default explicit.
+    Spec,
+    /// The tensor program.
+    Graph,
+    /// With its gradient and update.
+    Train,
+    /// Spread over the mesh.
+    Plan,
+    /// Fused kernels and library calls.
+    Kernels,
+    /// Instructions and memory.
+    Schedule,
+    /// The kernels as MLIR.
+    Mlir,
+    /// The kernels as PTX, for the GPU targets given.
+    Ptx,
+    /// The kernels as assembly of the CPU.
+    Asm,
+}

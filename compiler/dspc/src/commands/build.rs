@@ -1,0 +1,107 @@
+//! `dspc build`
+
+use std::path::{Path, PathBuf};
+
+use dspc_grammar::print_tree;
+
+use crate::cli::{Format, Layer, When};
+use crate::exit::Exit;
+use crate::facts::Facts;
+use crate::passes::{self, Front, Lowered};
+use crate::{build, report};
+
+/// Writes an artifact, or prints a layer.
+pub fn build(
+    file: &Path,
+    output: Option<&Path>,
+    emit: Option<Layer>,
+    targets: &[String],
+    when: When,
+) -> Exit {
+    if emit == Some(Layer::Ast) {
+        return print_ast(file, when);
+    }
+    let (front, facts) = match super::checked(file, when) {
+        Ok(checked) => checked,
+        Err(exit) => return exit,
+    };
+    let done = match emit {
+        None => write_artifact(file, output, targets, &front, facts),
+        Some(layer) => print_layer(layer, &front, facts, targets),
+    };
+    match done {
+        Ok(()) => Exit::Success,
+        Err(Failure::Diagnostics(diagnostics)) => {
+            report::print(&diagnostics, &front.sources, Format::Text, when);
+            Exit::InputErrors
+        }
+        Err(Failure::Reported(exit)) => exit,
+    }
+}
+
+enum Failure {
+    Diagnostics(Vec<dspc_source::Diagnostic>),
+    Reported(Exit),
+}
+
+impl From<Vec<dspc_source::Diagnostic>> for Failure {
+    fn from(diagnostics: Vec<dspc_source::Diagnostic>) -> Self {
+        Failure::Diagnostics(diagnostics)
+    }
+}
+
+impl From<Exit> for Failure {
+    fn from(exit: Exit) -> Self {
+        Failure::Reported(exit)
+    }
+}
+
+/// The tree of any text, with what is wrong in it.
+fn print_ast(file: &Path, when: When) -> Exit {
+    let text = match super::read_text(file) {
+        Ok(text) => text,
+        Err(exit) => return exit,
+    };
+    let front = passes::read(&file.display().to_string(), &text);
+    report::print(&front.diagnostics, &front.sources, Format::Text, when);
+    print!("{}", print_tree(&front.tree, &text));
+    if front.has_errors() { Exit::InputErrors } else { Exit::Success }
+}
+
+fn lower(front: &Front, facts: Facts) -> Result<Lowered, Failure> {
+    let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
+    Ok(passes::lower(spec, &front.sources, facts.characters)?)
+}
+
+fn write_artifact(
+    file: &Path,
+    output: Option<&Path>,
+    targets: &[String],
+    front: &Front,
+    facts: Facts,
+) -> Result<(), Failure> {
+    let lowered = lower(front, facts)?;
+    let default = || PathBuf::from(format!("{}.dspx", file.with_extension("").display()));
+    let directory = output.map_or_else(default, Path::to_path_buf);
+    build::write(&lowered, targets, &directory)?;
+    eprintln!("wrote {}", directory.display());
+    Ok(())
+}
+
+fn print_layer(layer: Layer, front: &Front, facts: Facts, targets: &[String]) -> Result<(), Failure> {
+    let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
+    let text = match layer {
+        Layer::Ast => String::new(),
+        Layer::Spec => dspc_spec::print(spec),
+        Layer::Graph => dspc_graph::print_graph(&passes::graph(spec, &front.sources, passes::Use::Train)?),
+        Layer::Train => dspc_train::print(&passes::train(spec, &front.sources)?),
+        Layer::Plan => dspc_plan::print(&lower(front, facts)?.plan),
+        Layer::Kernels => dspc_kernel::print(&lower(front, facts)?.kernels),
+        Layer::Schedule => dspc_schedule::print(&lower(front, facts)?.program),
+        Layer::Mlir => build::mlir(&lower(front, facts)?, targets)?,
+        Layer::Ptx => build::ptx(&lower(front, facts)?, targets)?,
+        Layer::Asm => build::assembly(&lower(front, facts)?, targets)?,
+    };
+    print!("{text}");
+    Ok(())
+}

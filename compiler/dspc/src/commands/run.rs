@@ -1,0 +1,83 @@
+//! `dspc run`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dspc_runtime::train::{self, RunOptions};
+use dspc_runtime::{Artifact, artifact};
+
+use crate::cli::When;
+use crate::exit::Exit;
+use crate::{build, facts, report};
+
+/// What the command line said.
+pub struct Options<'a> {
+    pub out: &'a Option<PathBuf>,
+    pub resume: bool,
+    pub max_steps: Option<u64>,
+    pub data: &'a Option<PathBuf>,
+}
+
+/// Builds if need be, and trains.
+pub fn run(file: &Path, options: &Options, when: When) -> Exit {
+    match artifact_of(file, when) {
+        Ok(artifact) => train(file, &artifact, options),
+        Err(exit) => exit,
+    }
+}
+
+fn artifact_of(file: &Path, when: When) -> Result<Artifact, Exit> {
+    let directory = if file.is_dir() {
+        file.to_path_buf()
+    } else {
+        let (front, facts) = super::checked(file, when)?;
+        build::cached(&front, facts.characters, when)?
+    };
+    artifact::read(&directory).map_err(|error| super::fault(&error))
+}
+
+fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    // A second signal ends the process at once: somebody who insists is obeyed.
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = handler {
+        report::fault(
+            "R0001",
+            &format!("signals cannot be caught: {error}"),
+            "run again; Ctrl-C would lose the step at hand",
+        );
+        return Exit::Environment;
+    }
+    let run_dir =
+        options.out.clone().unwrap_or_else(|| default_run_dir(&artifact.program.name, options.resume));
+    let options = RunOptions {
+        run_dir,
+        data_root: options.data.clone().unwrap_or_else(|| facts::root(file)),
+        cache_dir: build::cache_dir(),
+        resume: options.resume,
+        max_steps: options.max_steps,
+    };
+    match train::run(artifact, &options, &stop) {
+        Ok(_) => Exit::Success,
+        Err(error) => super::fault(&error),
+    }
+}
+
+/// runs/NAME, or the first of runs/NAME-2, -3, … that is free; to resume, the newest that there is.
+fn default_run_dir(name: &str, resume: bool) -> PathBuf {
+    let candidate = |i: u32| match i {
+        1 => Path::new("runs").join(name),
+        i => Path::new("runs").join(format!("{name}-{i}")),
+    };
+    let mut free = 1;
+    while candidate(free).exists() {
+        free += 1;
+    }
+    candidate(if resume { (free - 1).max(1) } else { free })
+}

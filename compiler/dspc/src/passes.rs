@@ -1,0 +1,134 @@
+//! The list of passes: from a text to a program.
+
+use dspc_grammar::ast;
+use dspc_graph::ir::Graph;
+use dspc_graph::{Elaborate, elaborate};
+use dspc_kernel::steps::Kernels;
+use dspc_plan::{Batch, Graphs, Mesh, Plan};
+use dspc_program::Program;
+use dspc_source::{Diagnostic, FileId, Severity, SourceMap};
+use dspc_spec::settings::{DataFacts, Spec};
+use dspc_train::TrainGraph;
+
+use crate::job;
+
+/// A spec that has been read.
+pub struct Front {
+    /// All texts, the library's included.
+    pub sources: SourceMap,
+    /// The spec's own file.
+    pub file: FileId,
+    /// As written.
+    pub tree: ast::File,
+    /// What it means; absent if something is wrong.
+    pub spec: Option<Spec>,
+    /// Everything that is wrong or odd.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Front {
+    /// Whether something is wrong.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+}
+
+/// Text to syntax tree.
+pub fn read(name: &str, text: &str) -> Front {
+    let mut sources = SourceMap::default();
+    let file = sources.add(name, text);
+    let (tree, diagnostics) = dspc_grammar::parse(file, text);
+    Front { sources, file, tree, spec: None, diagnostics }
+}
+
+/// Syntax tree to spec, and on to the graph so that shapes are checked too.
+pub fn check(front: &mut Front, stem: &str, facts: &DataFacts) {
+    let builtins = dspc_graph::ops::builtins();
+    let (spec, diagnostics) = dspc_spec::check(stem, &front.tree, facts, &builtins, &mut front.sources);
+    front.diagnostics.extend(diagnostics);
+    if let Some(spec) = &spec
+        && !front.has_errors()
+        && let Err(diagnostics) = train(spec, &front.sources)
+    {
+        front.diagnostics.extend(diagnostics);
+    }
+    front.diagnostics.sort_by_key(|d| (d.primary.span.file, d.primary.span.start, d.code));
+    front.spec = if front.has_errors() { None } else { spec };
+}
+
+/// What a graph is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// A micro-batch, with dropout.
+    Train,
+    /// A micro-batch without.
+    Evaluate,
+    /// One sequence without.
+    Generate,
+}
+
+/// Spec to graph.
+pub fn graph(spec: &Spec, sources: &SourceMap, purpose: Use) -> Result<Graph, Vec<Diagnostic>> {
+    let settings = &spec.settings;
+    let batch = if purpose == Use::Generate { 1 } else { settings.train.micro_batch.value };
+    let options = Elaborate { train: purpose == Use::Train };
+    elaborate(spec, sources, batch, settings.data.sequence.value, options)
+}
+
+/// Every layer from the graph on.
+pub struct Lowered {
+    /// Forward and backward, spread over the mesh.
+    pub plan: Plan,
+    /// Fused kernels.
+    pub kernels: Kernels,
+    /// Instructions and memory; its targets are empty until the back end has run.
+    pub program: Program,
+}
+
+/// Spec to training graph.
+pub fn train(spec: &Spec, sources: &SourceMap) -> Result<TrainGraph, Vec<Diagnostic>> {
+    let graph = graph(spec, sources, Use::Train)?;
+    let settings = &spec.settings;
+    let optimizer = settings.optimizer.value.clone();
+    dspc_train::differentiate(graph, optimizer, settings.train.clip.value).map_err(|reason| {
+        let help = "give the model a `param` that its loss depends on";
+        vec![Diagnostic::error("E0450", reason.to_string(), spec.model.span, "this model").help(help)]
+    })
+}
+
+/// Spec to program, without machine code.
+pub fn lower(
+    spec: &Spec,
+    sources: &SourceMap,
+    characters: Option<String>,
+) -> Result<Lowered, Vec<Diagnostic>> {
+    let settings = &spec.settings;
+    let train = train(spec, sources)?;
+    let evaluate = graph(spec, sources, Use::Evaluate)?;
+    let logits = graph(spec, sources, Use::Generate)?;
+    let batch = Batch {
+        batch: settings.train.batch.value,
+        micro_batch: settings.train.micro_batch.value,
+        accumulation: settings.train.accumulation.value,
+    };
+    let mesh = Mesh::of(&settings.parallel.value);
+    let graphs = Graphs { train, evaluate, logits };
+    let plan = dspc_plan::plan(&spec.name, mesh, batch, settings.train.steps.value, graphs);
+    verified("plan", dspc_plan::verify(&plan));
+    let kernels = dspc_kernel::kernels(&plan);
+    let program = dspc_schedule::schedule(&plan, &kernels, job::job(spec, &plan, characters));
+    verified(
+        "schedule",
+        dspc_audit::audit(&program).into_iter().next().map_or(Ok(()), |f| Err(f.to_string())),
+    );
+    Ok(Lowered { plan, kernels, program })
+}
+
+/// A verifier's finding is a bug of ours and says so.
+fn verified(layer: &str, result: Result<(), String>) {
+    if let Err(finding) = result {
+        panic!(
+            "internal error in the {layer} layer: {finding}\nplease report this with the spec that shows it"
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! Reports to the terminal.
+
+use std::io::IsTerminal;
+
+use dspc_source::{Colour, Diagnostic, SourceMap, render_json, render_text};
+
+use crate::cli::{Format, When};
+
+/// Whether reports on standard error carry colours.
+pub fn colour(when: When) -> Colour {
+    let auto = || std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
+    let yes = match when {
+        When::Always => true,
+        When::Never => false,
+        When::Auto => auto(),
+    };
+    if yes { Colour::Ansi } else { Colour::Plain }
+}
+
+/// Prints diagnostics: text to standard error, JSON to standard output.
+pub fn print(diagnostics: &[Diagnostic], sources: &SourceMap, format: Format, when: When) {
+    if diagnostics.is_empty() {
+        return;
+    }
+    match format {
+        Format::Text => eprintln!("{}", render_text(diagnostics, sources, colour(when)).trim_end()),
+        Format::Json => print!("{}", render_json(diagnostics, sources)),
+    }
+}
+
+/// A fault of the world, in the form of a report.
+pub fn fault(code: &str, title: &str, remedy: &str) {
+    eprintln!("error[{code}]: {title}\n  = help: {remedy}");
+}

@@ -1,0 +1,160 @@
+//! The program means what the graph means: fusion, storages, writing in place and packing change no number beyond f64 rounding.
+//!
+//! Both run in f64 on the same weights and ids: the graph by its interpreter, the program by the kernels' descriptions on its own arenas, where what was
+//! never written is NaN.
+
+use dspc_graph::interpret::{Inputs, Tensor, interpret};
+use dspc_tests::{
+    Compiled, compile, compile_text, file, fill, fill_params, hash, hashed, read, scale_and_offset,
+};
+
+const IDS: u64 = 1000;
+
+struct Batch {
+    tokens: Vec<Vec<f64>>,
+    targets: Vec<Vec<f64>>,
+    inv_targets: f64,
+}
+
+/// One slot a micro-batch; every seventh target is ignored.
+fn batch(compiled: &Compiled) -> Batch {
+    let program = &compiled.lowered.program;
+    let (micro, slots) =
+        (program.training.micro_batch * program.data.sequence, program.training.accumulation);
+    let id = |i: u64| f64::from(hash(i, IDS) % program.data.vocab as u32);
+    let target = |i: u64| if i % 7 == 3 { -100.0 } else { id(i + 1) };
+    let by_slot =
+        |f: &dyn Fn(u64) -> f64| (0..slots).map(|s| (0..micro).map(|i| f(s * micro + i)).collect()).collect();
+    let (tokens, targets): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (by_slot(&id), by_slot(&target));
+    let count = targets.iter().flatten().filter(|t| **t >= 0.0).count();
+    Batch { tokens, targets, inv_targets: 1.0 / count as f64 }
+}
+
+fn weight(compiled: &Compiled, name: &str, site: u64, element: u64) -> f64 {
+    let _ = compiled;
+    let (scale, offset) = scale_and_offset(name);
+    f64::from(hashed(element, site, scale, offset))
+}
+
+/// Loss and gradients by the graph's interpreter, summed over micro-batches; gradients by parameter name.
+fn by_graph(compiled: &Compiled, batch: &Batch) -> (f64, Vec<(String, Vec<f64>)>) {
+    let (train, program) = (&compiled.lowered.plan.train, &compiled.lowered.program);
+    let site = |name: &str| program.params.iter().position(|p| p.name == name).unwrap() as u64;
+    let of_turn = |param: &dspc_graph::ir::Param, turn: u64| {
+        let dims: Vec<usize> = param.ty.dims.iter().map(|d| d.size as usize).collect();
+        let name = param.name_in(turn);
+        Tensor::from_fn(&dims, |e| weight(compiled, &name, site(&name), e as u64))
+    };
+    let params: Vec<Vec<Tensor>> = train
+        .graph
+        .params
+        .iter()
+        .map(|p| (0..p.turns.unwrap_or(1)).map(|t| of_turn(p, t)).collect())
+        .collect();
+    let dims = [program.training.micro_batch as usize, program.data.sequence as usize];
+    let mut loss = 0.0;
+    let mut gradients: Vec<(String, Vec<f64>)> = vec![];
+    for (micro, (tokens, targets)) in batch.tokens.iter().zip(&batch.targets).enumerate() {
+        let inputs = Inputs {
+            tokens: Tensor { dims: dims.to_vec(), data: tokens.clone() },
+            targets: Tensor { dims: dims.to_vec(), data: targets.clone() },
+            inv_targets: batch.inv_targets,
+            rng: [7, 0, 3, micro as u32 * dims[0] as u32],
+            params: params.clone(),
+        };
+        let results = interpret(&train.graph, &inputs);
+        loss += results.get(train.graph.loss.unwrap()).unwrap().data[0];
+        let mut next = 0;
+        for gradient in &train.gradients {
+            let param = train.graph.param(gradient.param);
+            for turn in 0..param.turns.unwrap_or(1) {
+                let mut sum = vec![0.0; param.ty.elements() as usize];
+                for value in &gradient.contributions {
+                    let term = if param.turns.is_some() {
+                        results.get_in(*value, turn)
+                    } else {
+                        results.get(*value)
+                    };
+                    sum.iter_mut().zip(&term.unwrap().data).for_each(|(s, t)| *s += t);
+                }
+                if micro == 0 {
+                    gradients.push((param.name_in(turn), sum));
+                } else {
+                    gradients[next].1.iter_mut().zip(sum).for_each(|(s, t)| *s += t);
+                }
+                next += 1;
+            }
+        }
+    }
+    (loss, gradients)
+}
+
+fn assert_close(what: &str, got: &[f64], expected: &[f64]) {
+    let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!((g - e).abs() <= 1e-10 * size.max(1e-3), "{what}[{i}] is {g}, not {e}");
+    }
+}
+
+fn program_means_graph(compiled: &Compiled) {
+    let (program, kernels) = (&compiled.lowered.program, &compiled.lowered.kernels);
+    let batch = batch(compiled);
+    let (loss, gradients) = by_graph(compiled, &batch);
+    let mut machine = dspc_schedule::Machine::new(program, &kernels.kernels);
+    fill_params(&mut machine, program, |i, e| weight(compiled, &program.params[i].name, i as u64, e));
+    for (slot, (tokens, targets)) in batch.tokens.iter().zip(&batch.targets).enumerate() {
+        fill(&mut machine, "tokens", slot as u64, tokens);
+        fill(&mut machine, "targets", slot as u64, targets);
+        let first = slot as f64 * program.training.micro_batch as f64;
+        fill(&mut machine, "rng", slot as u64, &[7.0, 0.0, 3.0, first]);
+    }
+    fill(&mut machine, "inv_targets", 0, &[batch.inv_targets]);
+    for table in ["table.lr", "table.bias1", "table.bias2"] {
+        fill(&mut machine, table, 0, &vec![0.5; program.training.steps as usize]);
+    }
+    dspc_tests::fill_tables(&mut machine, program);
+    machine.run(&program.train.body, 0, 0);
+    let slots = program.training.accumulation;
+    let sum: f64 = (0..slots).map(|s| read(&machine, "loss", s)[0]).sum();
+    assert_close("loss", &[sum], &[loss]);
+    for (name, expected) in &gradients {
+        let param = program.params.iter().find(|p| p.name == *name).unwrap();
+        let buffer = format!("{}.grad", program.buffers[param.buffer.0 as usize].name);
+        assert_close(name, &read(&machine, &buffer, param.slot), expected);
+    }
+    let norm = gradients.iter().flat_map(|(_, g)| g).map(|x| x * x).sum::<f64>().sqrt();
+    assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
+}
+
+#[test]
+fn bigram() {
+    program_means_graph(&compile("suite/layers/bigram.dsp"));
+}
+
+#[test]
+fn gpt2_with_two_micro_batches() {
+    program_means_graph(&compile("suite/layers/gpt2.dsp"));
+}
+
+#[test]
+fn llama() {
+    program_means_graph(&compile("suite/layers/llama.dsp"));
+}
+
+/// Three turns of saved and carried values, a sequence shorter than the context, one micro-batch.
+#[test]
+fn gpt2_on_a_part_of_its_context() {
+    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
+    let text = text
+        .replace("layers: 2", "layers: 3")
+        .replace("context: 4", "context: 6")
+        .replace("  micro_batch: 2\n", "");
+    program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
+}
+
+#[test]
+fn dropout_is_the_same_in_graph_and_program() {
+    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
+    let text = text.replace("context: 4)", "context: 4, dropout: 0.3)");
+    program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
+}
