@@ -6,70 +6,12 @@ mod support;
 
 use dspc_emit::CpuLevel;
 use dspc_graph::ir::DType::{self, Bf16, F16, F32};
-use dspc_graph::rowfn::{Access, RowMap};
-use dspc_kernel::describe::{Kernel, RowKernel, Split, Target};
+use dspc_kernel::describe::{Kernel, RowKernel, Split};
+use support::draw::{Draw, operands, usual};
 use support::kernels;
 use support::native::Native;
-use support::operand::{Numbers, Operand};
+use support::operand::Numbers;
 use support::reading;
-
-/// How an operand's numbers are drawn.
-type Draw = fn(&str, &mut Numbers) -> f64;
-
-fn usual(name: &str, numbers: &mut Numbers) -> f64 {
-    match name {
-        "rstd" | "c1" | "c2" | "v" => 0.5 + numbers.unit(),
-        "finite" => 1.0,
-        "seed" => 0.125,
-        "lr" => 0.01,
-        "targets" => numbers.below(5) as f64 - 1.0,
-        "ids" => numbers.below(7) as f64,
-        "rng" => f64::from(numbers.below(1 << 20) as u32),
-        _ => numbers.normal() * 1.5,
-    }
-}
-
-/// Elements that an operand must have.
-fn elements(kernel: &RowKernel, index: usize) -> u64 {
-    let read = &kernel.reads[index];
-    let rows = |map: &RowMap| match map {
-        RowMap::Affine { divide, modulo } => {
-            let rows = (kernel.rows - 1) / divide + 1;
-            modulo.map_or(rows, |m| m.min(rows))
-        }
-        RowMap::Gather(_) => 7,
-    };
-    match &read.access {
-        Access::Scalar if read.name == "rng" => 4,
-        Access::Scalar => 1,
-        Access::Row(map) => (rows(map) - 1) * read.stride + 1,
-        Access::Element(map) | Access::HalfRotated(map) | Access::Table(map) => {
-            (rows(map) - 1) * read.stride + kernel.cols
-        }
-    }
-}
-
-fn operands(kernel: &RowKernel, numbers: &mut Numbers, draw: Draw) -> (Vec<Operand>, Vec<Operand>) {
-    let mut inputs: Vec<Operand> = vec![];
-    for (i, read) in kernel.reads.iter().enumerate() {
-        // A name that comes twice is one operand, read in two ways.
-        let same = kernel.reads[..i].iter().position(|other| other.name == read.name);
-        inputs.push(match same {
-            Some(same) => inputs[same].clone(),
-            None => Operand::new(read.dtype, (0..elements(kernel, i)).map(|_| draw(&read.name, numbers))),
-        });
-    }
-    let outputs = kernel.writes.iter().map(|write| {
-        let (rows, cols) = match write.what {
-            Target::Element(_) => (kernel.rows, kernel.cols),
-            Target::Row(_) => (kernel.rows, 1),
-            Target::ColumnSum(_) => (Kernel::Row(kernel.clone()).items(), kernel.cols),
-        };
-        Operand::new(write.dtype, (0..(rows - 1) * write.stride + cols).map(|_| numbers.normal()))
-    });
-    let outputs = outputs.collect();
-    (inputs, outputs)
-}
 
 /// Runs kernels whole and in pieces: within the bound, and the same bits.
 fn check_with(cases: Vec<RowKernel>, level: &CpuLevel, draw: Draw) {
@@ -204,4 +146,39 @@ fn integers_sum_exactly_in_any_order() {
     };
     let cases = SHAPES.map(|(rows, cols)| kernels::bias_gradient(rows * 5, cols, F32, 3)).to_vec();
     check_with(cases, &CpuLevel::host(), small);
+}
+
+#[test]
+fn every_function_agrees() {
+    check(SHAPES.map(|(rows, cols)| kernels::every_function(rows, cols)).to_vec());
+}
+
+#[test]
+fn infinities_and_nan_stay_what_they_are() {
+    let edges: Draw = |name, numbers| match name {
+        "targets" => 1.0,
+        _ => [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 0.0, -0.0, 1.0][numbers.below(6) as usize],
+    };
+    let mut kernel = kernels::every_function(2, 50);
+    // Sums and their like of infinities are tested by their kind alone: what is not a number in f64 is none here.
+    kernel.writes.retain(|w| w.name != "float 17");
+    check_with(vec![kernel], &CpuLevel::host(), edges);
+}
+
+#[test]
+fn a_result_may_lie_on_its_operand() {
+    let kernel = Kernel::Row(kernels::cross_entropy(5, 100, F32, 100));
+    let native = Native::new(&[("k".to_string(), &kernel)], &CpuLevel::host());
+    let Kernel::Row(row) = &kernel else { unreachable!() };
+    let (inputs, outputs) = operands(row, &mut Numbers(11), usual);
+    let apart = native.run("k", &inputs, &outputs, None, &[0, 5]);
+    let mut logits: Vec<f32> = inputs[0].values.iter().map(|&x| x as f32).collect();
+    let targets: Vec<i32> = inputs[2].values.iter().map(|&x| x as i32).collect();
+    let (seed, mut loss) = (inputs[3].values[0] as f32, [0f32; 5]);
+    let at = logits.as_mut_ptr().cast::<std::ffi::c_void>();
+    let args =
+        [at, at, targets.as_ptr() as *mut _, (&raw const seed) as *mut _, loss.as_mut_ptr().cast(), at];
+    native.call("k", &args, 0, 5);
+    assert_eq!(loss.map(f64::from).to_vec(), apart[0].values);
+    assert_eq!(logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), apart[1].values);
 }

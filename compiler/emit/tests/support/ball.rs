@@ -66,10 +66,10 @@ impl Ball {
         Ball { x: self.x.abs(), e: self.e }
     }
     pub fn max(self, o: Ball) -> Ball {
-        Ball { x: self.x.max(o.x), e: self.e.max(o.e) }
+        Ball { x: either_nan(self.x, o.x).unwrap_or(self.x.max(o.x)), e: self.e.max(o.e) }
     }
     pub fn min(self, o: Ball) -> Ball {
-        Ball { x: self.x.min(o.x), e: self.e.max(o.e) }
+        Ball { x: either_nan(self.x, o.x).unwrap_or(self.x.min(o.x)), e: self.e.max(o.e) }
     }
     /// A sum of many: 8 √K u Σ|x| for its own roundings, in whatever order.
     pub fn sum(all: &[Ball]) -> Ball {
@@ -82,4 +82,9 @@ impl Ball {
     pub fn is_unsure(self, o: Ball) -> bool {
         (self.x - o.x).abs() <= self.e + o.e && self.e + o.e > 0.0
     }
+}
+
+/// The larger and the smaller of a NaN and anything is NaN.
+fn either_nan(a: f64, b: f64) -> Option<f64> {
+    (a.is_nan() || b.is_nan()).then_some(f64::NAN)
 }

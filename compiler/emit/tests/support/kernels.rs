@@ -283,3 +283,50 @@ pub fn bias_gradient(rows: u64, cols: u64, dtype: DType, chunk: u64) -> RowKerne
     k.accumulate("db", F32, Target::ColumnSum(dy), cols);
     k.0
 }
+
+/// Every function there is, each in a result of its own.
+pub fn every_function(rows: u64, cols: u64) -> RowKernel {
+    let mut k = Builder::new(rows, cols, Split::Rows);
+    let (x, y) = (k.element("x", F32, cols), k.element("y", F32, cols));
+    let n = k.element("targets", I32, cols);
+    let positive = k.un(Abs, x);
+    let positive = k.by(Add, positive, 0.5);
+    let column = k.node(Node::Column);
+    let two = k.node(Node::ConstInt(2));
+    let mut floats = vec![];
+    for function in [Negate, Exp, Tanh, Erf, Abs] {
+        floats.push(k.un(function, x));
+    }
+    for function in [Log, Sqrt, Rsqrt, Reciprocal] {
+        floats.push(k.un(function, positive));
+    }
+    for function in [Add, Subtract, Multiply, Min, Max] {
+        floats.push(k.bin(function, x, y));
+    }
+    floats.push(k.bin(Divide, x, positive));
+    let half = k.by(Multiply, x, 0.5);
+    let (less, most, same) = (k.bin(Less, x, y), k.bin(LessEqual, x, half), k.bin(Equal, n, two));
+    let (below, at_most) = (k.bin(Less, column, n), k.bin(LessEqual, n, column));
+    let finite = k.un(IsFinite, x);
+    let not = k.un(Not, same);
+    let mut truths = vec![less, most, same, below, at_most, finite, not];
+    truths.push(k.bin(And, less, not));
+    truths.push(k.bin(Or, same, most));
+    let sum = k.bin(Add, column, n);
+    let difference = k.bin(Subtract, sum, two);
+    let product = k.bin(Multiply, difference, n);
+    let negative = k.un(Negate, product);
+    let picked = k.select(same, column, negative);
+    floats.push(k.un(ToFloat, picked));
+    floats.push(k.select(below, x, y));
+    let (greatest, total) = (k.max(x), k.sum(y));
+    floats.push(k.bin(Multiply, greatest, total));
+    for (i, node) in floats.into_iter().enumerate() {
+        k.write(&format!("float {i}"), F32, Target::Element(node), cols);
+    }
+    for (i, node) in truths.into_iter().enumerate() {
+        k.write(&format!("truth {i}"), if i % 2 == 0 { F32 } else { I32 }, Target::Element(node), cols);
+    }
+    k.write("int", I32, Target::Element(picked), cols + 1);
+    k.0
+}

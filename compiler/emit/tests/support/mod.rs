@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod ball;
+pub mod cuda;
+pub mod draw;
 pub mod kernels;
 pub mod native;
 pub mod operand;

@@ -19,7 +19,7 @@ impl Operand {
             DType::F32 => f64::from(x as f32),
             DType::Bf16 => bf16::from_f32(x as f32).to_f64(),
             DType::F16 => f16::from_f32(x as f32).to_f64(),
-            DType::I32 => x,
+            DType::I32 => x.round(),
         };
         Operand { dtype, values: values.into_iter().map(round).collect() }
     }
@@ -57,7 +57,7 @@ impl Operand {
 pub fn unit(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 2f64.powi(-24),
-        DType::Bf16 => 2f64.powi(-8) * 0.5 * 2.0,
+        DType::Bf16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11),
         DType::I32 => 0.0,
     }

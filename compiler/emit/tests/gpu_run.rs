@@ -1,0 +1,140 @@
+//! Row kernels and scatter-add on a GPU against their f64 reading. Without a GPU these say loudly that they did not run.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod support;
+
+use dspc_emit::{compile_ptx, gpu_module};
+use dspc_graph::ir::DType::{self, Bf16, F16, F32, I32};
+use dspc_graph::rowfn::{Access, Node, RowMap, UnaryFn};
+use dspc_kernel::describe::{Kernel, RowKernel, ScatterAddKernel, Split, Target};
+use support::cuda::Gpu;
+use support::draw::{operands, usual};
+use support::kernels;
+use support::operand::{Numbers, Operand};
+use support::reading;
+
+fn find() -> Option<Gpu> {
+    let gpu = Gpu::find();
+    if gpu.is_none() {
+        eprintln!("SKIPPED: no NVIDIA GPU here, so no kernel ran on one");
+    }
+    gpu
+}
+
+fn cases() -> Vec<RowKernel> {
+    let mut all = vec![];
+    for (rows, cols) in
+        [(1, 1), (3, 2), (7, 17), (9, 64), (33, 1024), (5, 2050), (6, 4096), (2, 9001), (2, 40_000)]
+    {
+        for dtype in [F32, Bf16, F16] {
+            all.push(kernels::residual_layer_norm(rows, cols, dtype, cols + cols % 2 * 3));
+            all.push(kernels::gelu_tanh(rows, cols, dtype));
+            all.push(kernels::gelu_erf(rows, cols, dtype));
+            all.push(kernels::bias_gradient(rows, cols, dtype, 4));
+            all.push(kernels::embedding(rows, cols, 4, dtype));
+            if cols < 10_000 {
+                all.push(kernels::layer_norm_backward(rows, cols, dtype, 4));
+            }
+            if cols > 3 {
+                all.push(kernels::cross_entropy(rows, cols, dtype, cols));
+            }
+        }
+        all.push(kernels::dropout(rows, cols, Bf16, Split::Rows));
+        all.push(kernels::dropout(rows, cols, F32, Split::Elements));
+        all.push(kernels::adamw(rows * cols));
+        all.push(kernels::rope(rows * 6, cols, 5, 2, cols * 3));
+    }
+    all
+}
+
+#[test]
+fn row_kernels_agree_with_their_reading() {
+    let Some(gpu) = find() else { return };
+    let kernels: Vec<Kernel> = cases().into_iter().map(Kernel::Row).collect();
+    let named: Vec<_> = kernels.iter().enumerate().map(|(i, k)| (format!("k{i}"), k)).collect();
+    let (text, launches) = gpu_module(&named).unwrap();
+    let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
+    let mut numbers = Numbers(0x6B0);
+    for ((symbol, kernel), launch) in named.iter().zip(launches) {
+        let Kernel::Row(row) = kernel else { unreachable!() };
+        let (inputs, outputs) = operands(row, &mut numbers, usual);
+        let turn = row.uses_turn().then_some(3);
+        let (got, _) = module.run(symbol, launch, &inputs, &outputs, turn, 1);
+        let want = reading::read(row, &inputs, &outputs, turn.unwrap_or(0));
+        // `lg2` is exact to 2⁻²² absolutely, and `ex2` and `rsqrt` to a unit more than the CPU's functions.
+        let log = row.nodes.iter().any(|n| matches!(n, Node::Unary(UnaryFn::Log, _)));
+        let slack = if log { 5e-7 } else { 0.0 };
+        for ((write, got), want) in row.writes.iter().zip(&got).zip(&want) {
+            for (i, (got, want)) in got.values.iter().zip(want).enumerate() {
+                assert!(
+                    (got - want.x).abs() <= 2.0 * want.e + slack,
+                    "{symbol} {}x{} `{}`[{i}]: {got} but {} ± {:.3e}",
+                    row.rows,
+                    row.cols,
+                    write.name,
+                    want.x,
+                    want.e
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn scatter_add_sums_in_order() {
+    let Some(gpu) = find() else { return };
+    let mut numbers = Numbers(4);
+    for (rows, cols, dtype) in [(1, 1, F32), (70, 33, F32), (500, 1030, Bf16)] {
+        let (out_rows, stride) = (13, cols + 2);
+        let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, cols, out_rows, dtype, stride });
+        let (text, launches) = gpu_module(&[("s".to_string(), &kernel)]).unwrap();
+        let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
+        let ids = Operand::new(I32, (0..rows).map(|_| numbers.below(out_rows) as f64));
+        let x = Operand::new(dtype, (0..rows * stride).map(|_| numbers.normal()));
+        let out = Operand::new(F32, (0..out_rows * cols).map(|_| numbers.normal()));
+        let outputs = std::slice::from_ref(&out);
+        let (got, _) = module.run("s", launches[0], &[ids.clone(), x.clone()], outputs, None, 1);
+        // The order is part of the description, so f32 sums are the same bits.
+        let mut want: Vec<f32> = out.values.iter().map(|&x| x as f32).collect();
+        for n in 0..rows {
+            for c in 0..cols {
+                want[(ids.values[n as usize] as u64 * cols + c) as usize] +=
+                    x.values[(n * stride + c) as usize] as f32;
+            }
+        }
+        assert!(got[0].values.iter().zip(&want).all(|(got, want)| *got == f64::from(*want)));
+    }
+}
+
+#[test]
+#[ignore = "timings"]
+fn timings() {
+    let Some(gpu) = find() else { return };
+    let bytes = |k: &RowKernel| {
+        let each = |dtype: DType, element: bool| if element { k.rows * k.cols * dtype.bytes() } else { 0 };
+        let reads = k.reads.iter().map(|r| each(r.dtype, r.access == Access::Element(RowMap::EACH)));
+        let writes = k.writes.iter().map(|w| each(w.dtype, matches!(w.what, Target::Element(_))));
+        reads.sum::<u64>() + writes.sum::<u64>()
+    };
+    let cases = [
+        ("residual layer norm bf16", kernels::residual_layer_norm(16_384, 1024, Bf16, 1024)),
+        ("layer norm backward bf16", kernels::layer_norm_backward(16_384, 1024, Bf16, 64)),
+        ("gelu bf16", kernels::gelu_flat(16_384, 4096, Bf16)),
+        ("adamw", kernels::adamw(64 << 20)),
+        ("cross entropy f32", kernels::cross_entropy(2048, 50_304, F32, 50_304)),
+        ("dropout bf16", kernels::dropout(16_384, 1024, Bf16, Split::Elements)),
+        ("bias gradient bf16", kernels::bias_gradient(16_384, 4096, Bf16, 64)),
+    ];
+    for (name, kernel) in cases {
+        let mut numbers = Numbers(9);
+        let (inputs, outputs) = operands(&kernel, &mut numbers, usual);
+        let turn = kernel.uses_turn().then_some(3);
+        let size = bytes(&kernel);
+        let kernel = Kernel::Row(kernel);
+        let (text, launches) = gpu_module(&[("k".to_string(), &kernel)]).unwrap();
+        let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
+        let (_, seconds) = module.run("k", launches[0], &inputs, &outputs, turn, 20);
+        println!("{name:28} {:8.1} us {:7.2} TB/s", seconds * 1e6, size as f64 / seconds / 1e12);
+    }
+}

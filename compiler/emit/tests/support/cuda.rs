@@ -1,0 +1,168 @@
+//! A GPU through its driver, found at run time: enough to load PTX and call it.
+
+use super::operand::Operand;
+use dspc_emit::{GpuChip, GpuLaunch};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::ptr::null_mut;
+
+/// The first GPU, with its context current.
+pub struct Gpu {
+    driver: libloading::Library,
+    /// The newest generation of ours that it runs.
+    pub chip: GpuChip,
+}
+
+/// Loaded PTX.
+pub struct Module<'g> {
+    gpu: &'g Gpu,
+    handle: *mut c_void,
+}
+
+macro_rules! call {
+    ($driver:expr, $name:literal, ($($ty:ty),*), ($($arg:expr),*)) => {{
+        // SAFETY: the driver's own signature; pointers are to live locals of the caller.
+        let code = unsafe {
+            let function = $driver.get::<unsafe extern "C" fn($($ty),*) -> c_int>($name).unwrap();
+            function($($arg),*)
+        };
+        assert_eq!(code, 0, "{}", $name);
+    }};
+}
+
+impl Gpu {
+    /// None without a driver or a GPU that we write PTX for.
+    pub fn find() -> Option<Self> {
+        // SAFETY: NVIDIA's driver, which initialises nothing until asked to.
+        let driver = unsafe { libloading::Library::new("libcuda.so.1").ok()? };
+        // SAFETY: the driver's own signature.
+        let started = unsafe { driver.get::<unsafe extern "C" fn(c_uint) -> c_int>("cuInit").ok()?(0) };
+        if started != 0 {
+            return None;
+        }
+        let (mut device, mut context) = (0 as c_int, null_mut::<c_void>());
+        let (mut major, mut minor) = (0 as c_int, 0 as c_int);
+        call!(driver, "cuDeviceGet", (*mut c_int, c_int), (&mut device, 0));
+        call!(driver, "cuDeviceGetAttribute", (*mut c_int, c_int, c_int), (&mut major, 75, device));
+        call!(driver, "cuDeviceGetAttribute", (*mut c_int, c_int, c_int), (&mut minor, 76, device));
+        call!(driver, "cuDevicePrimaryCtxRetain", (*mut *mut c_void, c_int), (&mut context, device));
+        call!(driver, "cuCtxSetCurrent", (*mut c_void), (context));
+        let chip = match (major, minor) {
+            (12.., _) => GpuChip::Sm120,
+            (9, 0) => GpuChip::Sm90a,
+            (8.., _) => GpuChip::Sm80,
+            _ => return None,
+        };
+        Some(Gpu { driver, chip })
+    }
+
+    /// Loads PTX.
+    pub fn load(&self, ptx: &str) -> Module<'_> {
+        let text = CString::new(ptx).unwrap();
+        let mut handle = null_mut();
+        call!(
+            self.driver,
+            "cuModuleLoadData",
+            (*mut *mut c_void, *const c_char),
+            (&mut handle, text.as_ptr())
+        );
+        Module { gpu: self, handle }
+    }
+
+    fn upload(&self, bytes: &[u8]) -> u64 {
+        let mut at = 0u64;
+        call!(self.driver, "cuMemAlloc_v2", (*mut u64, usize), (&mut at, bytes.len()));
+        let from = bytes.as_ptr().cast();
+        call!(self.driver, "cuMemcpyHtoD_v2", (u64, *const c_void, usize), (at, from, bytes.len()));
+        at
+    }
+
+    fn download(&self, at: u64, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0u8; size];
+        let to = bytes.as_mut_ptr().cast();
+        call!(self.driver, "cuMemcpyDtoH_v2", (*mut c_void, u64, usize), (to, at, size));
+        call!(self.driver, "cuMemFree_v2", (u64), (at));
+        bytes
+    }
+}
+
+const CANARY: u8 = 0xA5;
+const AFTER: usize = 256;
+
+impl Module<'_> {
+    /// Calls a kernel with operands copied in and results copied out; a canary follows each. `repeats` calls, and the best of their times in seconds.
+    pub fn run(
+        &self,
+        symbol: &str,
+        launch: GpuLaunch,
+        inputs: &[Operand],
+        outputs: &[Operand],
+        turn: Option<u64>,
+        repeats: u32,
+    ) -> (Vec<Operand>, f64) {
+        let driver = &self.gpu.driver;
+        let mut function = null_mut::<c_void>();
+        let name = CString::new(symbol).unwrap();
+        call!(
+            driver,
+            "cuModuleGetFunction",
+            (*mut *mut c_void, *mut c_void, *const c_char),
+            (&mut function, self.handle, name.as_ptr())
+        );
+        let padded = |o: &Operand| {
+            let mut bytes = o.bytes();
+            bytes.resize(bytes.len() + AFTER, CANARY);
+            bytes
+        };
+        let mut values: Vec<u64> =
+            inputs.iter().chain(outputs).map(|o| self.gpu.upload(&padded(o))).collect();
+        values.extend(turn);
+        let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let mut best = f64::INFINITY;
+        for _ in 0..repeats {
+            let start = std::time::Instant::now();
+            call!(
+                driver,
+                "cuLaunchKernel",
+                (
+                    *mut c_void,
+                    c_uint,
+                    c_uint,
+                    c_uint,
+                    c_uint,
+                    c_uint,
+                    c_uint,
+                    c_uint,
+                    *mut c_void,
+                    *mut *mut c_void,
+                    *mut *mut c_void
+                ),
+                (
+                    function,
+                    launch.grid[0],
+                    launch.grid[1],
+                    1,
+                    launch.block,
+                    1,
+                    1,
+                    launch.shared,
+                    null_mut(),
+                    args.as_mut_ptr(),
+                    null_mut()
+                )
+            );
+            call!(driver, "cuCtxSynchronize", (), ());
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        let mut results = vec![];
+        for (operand, &at) in inputs.iter().chain(outputs).zip(&values) {
+            let size = operand.bytes().len();
+            let bytes = self.gpu.download(at, size + AFTER);
+            assert!(
+                bytes[size..].iter().all(|&b| b == CANARY),
+                "{symbol} writes after an operand's last element"
+            );
+            results.push(Operand::read(operand.dtype, &bytes[..size]));
+        }
+        (results.split_off(inputs.len()), best)
+    }
+}
