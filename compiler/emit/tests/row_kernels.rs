@@ -99,7 +99,8 @@ fn gelu_by_tanh_and_by_erf() {
 #[test]
 fn dropout_draws_what_philox_defines() {
     let mut cases = vec![];
-    for (rows, cols) in SHAPES {
+    // Samples of whole fours draw four numbers at once, the others one by one.
+    for (rows, cols) in SHAPES.into_iter().chain([(3, 332), (8, 64), (1, 1000), (5, 12)]) {
         cases.push(kernels::dropout(rows, cols, F32, Split::Elements));
         cases.push(kernels::dropout(rows, cols, Bf16, Split::Rows));
     }

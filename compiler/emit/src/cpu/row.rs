@@ -8,9 +8,9 @@
 
 use super::combine::{combine, reduce_pair};
 use super::memory::{Mask, address, load, store};
-use crate::mlir::{Element, Function, Type, Value};
+use crate::mlir::{Element, Function, Order, Type, Value};
 use crate::row::{Analysis, Level, Pass, Stream, Target as Machine};
-use crate::row::{emit_pure, for_result, neutral, operands, uniform, weight};
+use crate::row::{emit_pure, for_result, neutral, operands, uniform, uniform_quads, weight};
 use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn, RowMap};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
@@ -69,6 +69,8 @@ struct Block {
     last: Mask,
     /// From a column to its partner in a half-rotated operand.
     partner: i64,
+    /// Whether its first element's number, as random numbers count, is a multiple of four.
+    quads: bool,
 }
 
 /// Writes a kernel.
@@ -166,24 +168,47 @@ impl Kernel<'_> {
         let place = Place { reads: self.reads.clone(), writes: self.writes.clone(), before: zero };
         let unroll = self.unroll(pass);
         let (vector, block) = (f.index(self.lanes.into()), f.index((self.lanes * unroll).into()));
-        let size = f.subi(end, begin);
-        let rest = f.remu(size, block);
-        let whole = f.subi(end, rest);
-        f.for_range((begin, whole, block), &[], |f, column, _| {
-            let at = Block { column, count: unroll, last: Mask::All, partner: 0 };
-            self.block(f, pass, &scalars, &place, &at, &[])
-        })?;
         let steps: Vec<i64> = (0..self.lanes.into()).collect();
         let steps = f.lanes(Element::I64, &steps);
-        f.comment("what is left, a vector at a time");
-        f.for_range((whole, end, vector), &[], |f, column, _| {
-            let left = f.subi(end, column);
-            let left = f.broadcast(left, self.lanes);
-            let mask = f.order(crate::mlir::Order::Less, steps, left);
-            let at = Block { column, count: 1, last: Mask::Lanes(mask), partner: 0 };
+        let masked = |f: &mut Function, from: Value, to: Value| {
+            f.for_range((from, to, vector), &[], |f, column, _| {
+                let left = f.subi(to, column);
+                let left = f.broadcast(left, self.lanes);
+                let mask = f.order(Order::Less, steps, left);
+                let at = Block { column, count: 1, last: Mask::Lanes(mask), partner: 0, quads: false };
+                self.block(f, pass, &scalars, &place, &at, &[])
+            })
+        };
+        let quads = self.draws_quads();
+        let mut first = begin;
+        if quads {
+            f.comment("up to a multiple of four");
+            let up = f.plus(begin, 3);
+            let mask = f.int(up.ty, -4);
+            let up = f.and(up, mask);
+            first = f.minu(up, end);
+            masked(f, begin, first)?;
+        }
+        let size = f.subi(end, first);
+        let rest = f.remu(size, block);
+        let whole = f.subi(end, rest);
+        f.for_range((first, whole, block), &[], |f, column, _| {
+            let at = Block { column, count: unroll, last: Mask::All, partner: 0, quads };
             self.block(f, pass, &scalars, &place, &at, &[])
         })?;
+        f.comment("what is left, a vector at a time");
+        masked(f, whole, end)?;
         Ok(())
+    }
+
+    /// Whether random numbers are drawn for elements whose numbers begin at multiples of four, samples and rows being whole fours.
+    fn draws_quads(&self) -> bool {
+        let flat = self.kernel.split == Split::Elements || self.kernel.cols.is_multiple_of(4);
+        let mut samples = self.kernel.nodes.iter().filter_map(|node| match node {
+            Node::Uniform { sample_elements, .. } => Some(*sample_elements),
+            _ => None,
+        });
+        flat && self.kernel.uses_turn() && samples.all(|elements| elements.is_multiple_of(4))
     }
 
     /// Items are rows.
@@ -341,6 +366,10 @@ impl Kernel<'_> {
 
     /// Vectors a block holds: enough to hide latencies, few enough for registers.
     fn unroll(&self, pass: &Pass) -> u32 {
+        let is_random = |n: &NodeId| matches!(self.kernel.nodes[n.0 as usize], Node::Uniform { .. });
+        if self.draws_quads() && pass.compute.iter().any(is_random) {
+            return 4;
+        }
         let weight: u32 = pass.compute.iter().map(|n| weight(&self.kernel.nodes[n.0 as usize])).sum();
         match weight {
             0..=20 => 4,
@@ -358,12 +387,13 @@ impl Kernel<'_> {
             sums.extend((0..unroll).map(|_| f.float(self.lanes, neutral(function))));
         }
         for (from, to, partner) in self.segments() {
+            let quads = self.draws_quads() && from.is_multiple_of(4);
             let block = u64::from(self.lanes * unroll);
             let whole = (to - from) / block * block;
             if whole > 0 {
                 let range = (f.index(from), f.index(from + whole), f.index(block));
                 sums = f.for_range(range, &sums, |f, column, sums| {
-                    let at = Block { column, count: unroll, last: Mask::All, partner };
+                    let at = Block { column, count: unroll, last: Mask::All, partner, quads };
                     self.block(f, pass, scalars, place, &at, sums)
                 })?;
             }
@@ -374,7 +404,7 @@ impl Kernel<'_> {
                 let tail = (left % u64::from(self.lanes)) as i64;
                 let inside: Vec<_> = (0..self.lanes.into()).map(|lane| i64::from(lane < tail)).collect();
                 let last = if tail == 0 { Mask::All } else { Mask::Lanes(f.lanes(Element::I1, &inside)) };
-                let at = Block { column, count, last, partner };
+                let at = Block { column, count, last, partner, quads };
                 sums = self.block(f, pass, scalars, place, &at, &sums)?;
             }
         }
@@ -425,6 +455,13 @@ impl Kernel<'_> {
             }
         }
         for &node in &pass.compute {
+            let random = matches!(self.kernel.nodes[node.0 as usize], Node::Uniform { .. });
+            if random && at.quads && (2..=4).contains(&at.count) {
+                for (values, drawn) in values.iter_mut().zip(self.quads(f, node, place, at)?) {
+                    values[node.0 as usize] = Some(drawn);
+                }
+                continue;
+            }
             for (u, values) in (0..).zip(&mut values) {
                 let value = self.element(f, node, values, place, at, u)?;
                 values[node.0 as usize] = Some(value);
@@ -508,14 +545,7 @@ impl Kernel<'_> {
                 Ok(f.addi(first, steps))
             }
             Node::Uniform { .. } => {
-                let (_, stream, first) = self
-                    .streams
-                    .iter()
-                    .find(|(n, ..)| *n == node)
-                    .ok_or_else(|| "a random stream that was not set up".to_string())?;
-                let column = at.column(f, lanes, u);
-                let element = f.addi(place.before, column);
-                let element = f.addi(*first, element);
+                let (stream, element) = self.random_element(f, node, place, at, u)?;
                 let element = f.broadcast(element, lanes);
                 let steps: Vec<i64> = (0..lanes.into()).collect();
                 let steps = f.lanes(Element::I64, &steps);
@@ -524,6 +554,42 @@ impl Kernel<'_> {
             }
             pure => emit_pure(f, Machine::Cpu, &self.analysis, pure, lanes, |n| known(values, n)),
         }
+    }
+
+    /// Who draws, and the number of the element in the first lane of a vector.
+    fn random_element(
+        &self,
+        f: &mut Function,
+        node: NodeId,
+        place: &Place,
+        at: &Block,
+        u: u32,
+    ) -> Emitted<(&Stream, Value)> {
+        let found = self.streams.iter().find(|(n, ..)| *n == node);
+        let (_, stream, first) = found.ok_or_else(|| "a random stream that was not set up".to_string())?;
+        let column = at.column(f, self.lanes, u);
+        let element = f.addi(place.before, column);
+        Ok((stream, f.addi(*first, element)))
+    }
+
+    /// Random numbers of up to four vectors: a lane draws four neighbours, which then change places to lie in a row.
+    fn quads(&self, f: &mut Function, node: NodeId, place: &Place, at: &Block) -> Emitted<Values> {
+        let lanes = self.lanes;
+        let (stream, element) = self.random_element(f, node, place, at, 0)?;
+        let steps: Vec<i64> = (0..lanes.into()).map(|lane: i64| 4 * lane).collect();
+        let steps = f.lanes(Element::I64, &steps);
+        let element = f.broadcast(element, lanes);
+        let firsts = f.addi(element, steps);
+        let [a, b, c, d] = uniform_quads(f, stream, firsts);
+        let vectors = (0..at.count).map(|u| {
+            let counter = |lane: u32| u * (lanes / 4) + lane / 4;
+            let pair: Vec<u32> = (0..lanes).map(|lane| counter(lane) + lane % 2 * lanes).collect();
+            let (ab, cd) = (f.shuffle(a, b, &pair), f.shuffle(c, d, &pair));
+            let both: Vec<u32> =
+                (0..lanes).map(|lane| if lane % 4 < 2 { lane } else { lane + lanes }).collect();
+            f.shuffle(ab, cd, &both)
+        });
+        Ok(vectors.collect())
     }
 
     fn row_buffer(&self, f: &mut Function, node: NodeId, at: &Block, u: u32) -> Emitted<Value> {
@@ -601,7 +667,7 @@ impl Kernel<'_> {
         self.over_sums(f, |f, column| {
             let first = f.broadcast(column, self.lanes);
             let columns = f.addi(first, steps);
-            let mask = Mask::Lanes(f.order(crate::mlir::Order::Less, columns, cols));
+            let mask = Mask::Lanes(f.order(Order::Less, columns, cols));
             for (index, write) in self.kernel.writes.iter().enumerate() {
                 let Some(sum) = self.sums[index] else { continue };
                 let pointer = address(f, DType::F32, sum, column);

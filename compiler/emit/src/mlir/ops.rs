@@ -226,6 +226,14 @@ impl Function {
         let to = Type::scalar(a.ty.element);
         self.value(to, format!("vector.extract {a}[{lane}] : {} from {}", a.ty.element, a.ty))
     }
+    /// The same bits as lanes of another size.
+    pub fn reshape(&mut self, a: Value, element: Element, lanes: u32) -> Value {
+        let to = Type::vector(element, lanes);
+        if to.lanes == 1 || a.lanes() == 1 {
+            return self.value(to, format!("llvm.bitcast {a} : {} to {to}", a.ty));
+        }
+        self.value(to, format!("vector.bitcast {a} : {} to {to}", a.ty))
+    }
     /// One vector of as many scalars.
     pub fn gather(&mut self, lanes: &[Value]) -> Value {
         let to = Type::vector(lanes[0].ty.element, lanes.len() as u32);

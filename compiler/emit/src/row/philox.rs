@@ -79,9 +79,21 @@ fn philox(f: &mut Function, key: [Value; 2], counter: [Value; 4]) -> [Value; 4] 
 
 /// The low and the high word of a product.
 fn multiply(f: &mut Function, a: Value, by: u32) -> (Value, Value) {
-    let wide = f.zero_extend(a, Element::I64);
-    let product = f.times(wide, by.into());
-    let low = f.truncate(product, Element::I32);
-    let high = f.shr(product, 32);
-    (low, f.truncate(high, Element::I32))
+    if a.lanes() == 1 {
+        let wide = f.zero_extend(a, Element::I64);
+        let product = f.times(wide, by.into());
+        let low = f.truncate(product, Element::I32);
+        let high = f.shr(product, 32);
+        return (low, f.truncate(high, Element::I32));
+    }
+    // Vector units multiply the even words of a register into whole ones: even and odd words in turn, no widening of lanes.
+    let pairs = f.reshape(a, Element::I64, a.lanes() / 2);
+    let word = f.int(pairs.ty, 0xFFFF_FFFF);
+    let (even, odd) = (f.and(pairs, word), f.shr(pairs, 32));
+    let (even, odd) = (f.times(even, by.into()), f.times(odd, by.into()));
+    let upper = f.int(pairs.ty, !0xFFFF_FFFF);
+    let (low_even, low_odd) = (f.and(even, word), f.shl(odd, 32));
+    let (high_even, high_odd) = (f.shr(even, 32), f.and(odd, upper));
+    let (low, high) = (f.or(low_even, low_odd), f.or(high_even, high_odd));
+    (f.reshape(low, Element::I32, a.lanes()), f.reshape(high, Element::I32, a.lanes()))
 }
