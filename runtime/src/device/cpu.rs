@@ -330,7 +330,9 @@ mod tests {
     #[test]
     fn products_of_any_shape_and_layout() {
         let both = [false, true];
-        for (m, n, k) in [(1, 1, 1), (1, 65, 9), (65, 1, 40), (3, 5, 0), (33, 47, 600), (300, 130, 70)] {
+        for (m, n, k) in
+            [(1, 1, 1), (1, 65, 9), (65, 1, 40), (3, 5, 0), (33, 47, 600), (300, 130, 70), (70, 1100, 520)]
+        {
             for a in both {
                 for b in both {
                     for c in both {

@@ -6,14 +6,24 @@
 
 use super::call::{Address, Counters, LaunchCall};
 use super::pool::Pool;
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
 
 /// Summed at once. The crate's own depth depends on the block's size; a depth of at most this is never cut again.
 const DEPTH: usize = 512;
 /// Blocks are multiples of this; the last takes the remainder, so a block is thinner only where the whole matrix is.
 const UNIT: usize = 32;
-/// Rows of a call. More share the cost of packing b (a quarter of the time at 128 rows where b is transposed); fewer would keep a wider c in
-/// cache for the epilogue: 256 rows of 1024 columns are 1 MiB.
+/// Rows of a call. More share the cost of packing b; fewer would keep a wider c in cache for the epilogue: 256 rows of 1024 columns are
+/// 1 MiB.
 const ROWS: usize = 256;
+/// Columns of a panel: its part of c stays in cache from one depth to the next. A turned panel of b is 2 MiB.
+const PANEL: usize = 1024;
+/// Fewer rows do not pay for turning b.
+const TURN_ROWS: usize = 64;
+/// Nor do fewer columns; where there are more, as in a large vocabulary, the crate packs b in pieces itself, and as fast.
+const TURN_COLS: RangeInclusive<usize> = 128..=8192;
+/// Floats of a cache line.
+const TILE: usize = 16;
 /// Multiply-adds that are worth a thread of their own: about 10 µs.
 const WORTH: usize = 1 << 19;
 
@@ -153,40 +163,110 @@ impl Operands {
     /// # Safety
     /// The matrices hold the block's rows and columns, and no other thread touches the block of c.
     unsafe fn block(&self, rows: (usize, usize), cols: (usize, usize), k: usize) {
-        let (m, n) = (rows.1 - rows.0, cols.1 - cols.0);
-        let c = self.c.at(rows.0, cols.0);
-        let mut depth = 0;
-        loop {
-            let run = DEPTH.min(k - depth);
-            // SAFETY: the caller's contract.
-            unsafe {
-                gemm::gemm(
-                    m,
-                    n,
-                    run,
-                    c,
-                    self.c.col_stride,
-                    self.c.row_stride,
-                    self.accumulate || depth > 0,
-                    self.a.at(rows.0, depth),
-                    self.a.col_stride,
-                    self.a.row_stride,
-                    self.b.at(depth, cols.0),
-                    self.b.col_stride,
-                    self.b.row_stride,
-                    1.0f32,
-                    1.0f32,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
+        let m = rows.1 - rows.0;
+        let turn = self.b.row_stride == 1
+            && self.b.col_stride > 1
+            && m >= TURN_ROWS
+            && TURN_COLS.contains(&(cols.1 - cols.0));
+        let mut col = cols.0;
+        while col < cols.1 {
+            let end = if cols.1 - col >= PANEL + UNIT { col + PANEL } else { cols.1 };
+            let c = BoundSide { at: self.c.at(rows.0, col), ..self.c };
+            let mut depth = 0;
+            loop {
+                let run = DEPTH.min(k - depth);
+                let a = BoundSide { at: self.a.at(rows.0, depth), ..self.a };
+                let b = BoundSide { at: self.b.at(depth, col), ..self.b };
+                let (dims, accumulate) = ((m, end - col, run), self.accumulate || depth > 0);
+                // SAFETY: the caller's contract; the panel is inside the block.
+                unsafe {
+                    if turn {
+                        SCRATCH.with_borrow_mut(|scratch| {
+                            multiply(dims, a, turned(b, dims.1, run, scratch), c, accumulate)
+                        });
+                    } else {
+                        multiply(dims, a, b, c, accumulate);
+                    }
+                }
+                depth += run;
+                if depth >= k {
+                    break;
+                }
             }
-            depth += run;
-            if depth >= k {
-                return;
+            col = end;
+        }
+    }
+}
+
+thread_local! {
+    /// A turned panel; grows to its largest once.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Copies a `[k, n]` panel that is stored the other way round, so that its rows lie in memory: the crate reads such a panel as it is,
+/// and its own packing of a transposed one, a column at a time, costs a quarter of the product at 256 rows.
+///
+/// # Safety
+/// `b` holds n stored rows of k elements.
+unsafe fn turned(b: BoundSide, n: usize, k: usize, scratch: &mut Vec<f32>) -> BoundSide {
+    let stride = n.next_multiple_of(TILE);
+    scratch.resize(scratch.len().max(stride * k), 0.0);
+    let out = scratch.as_mut_ptr();
+    let mut tile = [[0f32; TILE]; TILE];
+    for col in (0..n).step_by(TILE) {
+        let cols = TILE.min(n - col);
+        for row in (0..k).step_by(TILE) {
+            let rows = TILE.min(k - row);
+            for (i, line) in tile.iter_mut().enumerate().take(cols) {
+                // SAFETY: stored row col + i holds elements row .. row + rows.
+                unsafe { std::ptr::copy_nonoverlapping(b.at(row, col + i), line.as_mut_ptr(), rows) };
+            }
+            for j in 0..rows {
+                // SAFETY: row + j < k, and col + TILE is at most the stride.
+                let to = unsafe { std::slice::from_raw_parts_mut(out.add((row + j) * stride + col), TILE) };
+                for (x, line) in to.iter_mut().zip(&tile) {
+                    *x = line[j];
+                }
             }
         }
+    }
+    BoundSide { at: out, row_stride: stride as isize, col_stride: 1 }
+}
+
+/// `c = a · b [+ c]` on this thread; dims are m, n, k.
+///
+/// # Safety
+/// The matrices hold what the dims say, and no other thread touches c.
+unsafe fn multiply(
+    (m, n, k): (usize, usize, usize),
+    a: BoundSide,
+    b: BoundSide,
+    c: BoundSide,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.at,
+            c.col_stride,
+            c.row_stride,
+            accumulate,
+            a.at,
+            a.col_stride,
+            a.row_stride,
+            b.at,
+            b.col_stride,
+            b.row_stride,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
     }
 }
 
@@ -202,12 +282,6 @@ mod tests {
         let stride = cols as isize;
         let (row_stride, col_stride) = if transposed { (1, stride) } else { (stride, 1) };
         Side { at: address(matrix.as_mut_ptr()), row_stride, col_stride }
-    }
-
-    /// Nanoseconds that this thread has run, others' time left out.
-    fn thread_ns() -> u64 {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
     }
 
     /// Prints GFLOP/s of the shapes that small and GPT-2 models have; asserts nothing.
@@ -248,9 +322,9 @@ mod tests {
             let repeats = (2e9 / flops).clamp(1.0, 200.0) as usize;
             let best = (0..7)
                 .map(|_| {
-                    let begun = thread_ns();
+                    let begun = std::time::Instant::now();
                     (0..repeats).for_each(|_| call.run(&mut pool, Counters::default(), &mut Vec::new()));
-                    (thread_ns() - begun) as f64 / repeats as f64
+                    begun.elapsed().as_nanos() as f64 / repeats as f64
                 })
                 .fold(f64::INFINITY, f64::min);
             println!("{name:28} {m}×{n}×{k}  {:6.1} GFLOP/s", flops / best);
