@@ -98,8 +98,8 @@ fn examples(page: &str) -> impl Iterator<Item = &str> {
 fn every_page_shows_its_mistake_and_the_fix() {
     insta::glob!("../../docs/errors", "[EW]*.md", |path| {
         let code = path.file_stem().unwrap().to_string_lossy().into_owned();
-        // Those of the grammar are checked beside it, without a checker.
-        if code.starts_with("E00") {
+        // Those of the grammar are checked beside it, without a checker; those of commands (and E0450) no spec can show.
+        if code.starts_with("E00") || code.starts_with("E05") || code == "E0450" {
             return;
         }
         let page = fs::read_to_string(path).unwrap();
