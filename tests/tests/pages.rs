@@ -1,0 +1,50 @@
+//! The pages of the layers show what the code prints: every `text` block is part of it, line for line.
+
+use dspc_tests::{Compiled, compile_text};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/layers")
+}
+
+fn example() -> Compiled {
+    let path = folder().join("example.dsp");
+    compile_text(&path, &fs::read_to_string(&path).expect("the example is there"))
+}
+
+/// What stands between fences of that language.
+fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str> {
+    let fence = format!("```{language}\n");
+    let parts: Vec<&str> = page.split(&*fence).skip(1).collect();
+    parts.into_iter().filter_map(|rest| rest.split("```").next())
+}
+
+fn assert_shows(page: &str, printed: &str) {
+    let text = fs::read_to_string(folder().join(page)).expect("the page is there");
+    let mut shown = 0;
+    for block in blocks(&text, "text") {
+        // The fence's own line ends the block, and no line of it is a part of another.
+        assert!(
+            format!("\n{printed}").contains(&format!("\n{block}")),
+            "docs/layers/{page} is stale. It shows\n{block}\nand the layer prints\n{printed}"
+        );
+        shown += 1;
+    }
+    assert!(shown > 0, "docs/layers/{page} shows nothing");
+}
+
+#[test]
+fn the_page_of_the_plan_shows_what_is_printed() {
+    assert_shows("plan.md", &dspc_plan::print(&example().lowered.plan));
+}
+
+#[test]
+fn the_page_of_the_kernels_shows_what_is_printed() {
+    assert_shows("kernels.md", &dspc_kernel::print(&example().lowered.kernels));
+}
+
+#[test]
+fn the_page_of_the_schedule_shows_what_is_printed() {
+    assert_shows("schedule.md", &dspc_schedule::print(&example().lowered.program));
+}
