@@ -117,7 +117,7 @@ fn cold_compile() {
         let count = if matches!(target, CompileTarget::Cpu(_)) { 32 } else { 30 };
         for threads in [2, 1] {
             let start = Instant::now();
-            let units = compile(&named(&kernels[..count]), &[target.clone()], threads).unwrap();
+            let units = compile(&named(&kernels[..count]), std::slice::from_ref(&target), threads).unwrap();
             let name = if count == 32 { "host" } else { "sm_90a" };
             println!("{name} {threads} threads: {:.2?}, {} units", start.elapsed(), units[0].len());
         }

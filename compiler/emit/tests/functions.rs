@@ -74,10 +74,13 @@ fn ulps(y: f32, want: f64) -> f64 {
     (f64::from(y) - want).abs() / (exponent - 23.0).exp2()
 }
 
+/// A function, its bound, and its f64 form.
+type Case = (UnaryFn, f64, fn(f64) -> f64);
+
 #[test]
 fn errors_are_below_the_stated_bounds() {
     let inputs = inputs();
-    let cases: [(UnaryFn, f64, fn(f64) -> f64); 6] = [
+    let cases: [Case; 6] = [
         (UnaryFn::Exp, 1.5, f64::exp),
         (UnaryFn::Log, 1.5, f64::ln),
         (UnaryFn::Tanh, 5.0, f64::tanh),
