@@ -619,6 +619,48 @@ mod tests {
         assert_eq!(fail(&folder, "to"), "R0402");
     }
 
+    /// The test runs itself again as a child that saves after every step, and kills it at moments of no meaning.
+    #[test]
+    fn a_run_that_is_killed_goes_on_from_a_whole_checkpoint() {
+        const VARIABLE: &str = "DSPC_TEST_KILLED";
+        if let Ok(dir) = std::env::var(VARIABLE) {
+            let artifact = artifact::read(&Path::new(&dir).join("tiny.dspx")).unwrap();
+            let mut options = options(Path::new(&dir), "run");
+            options.resume = !checkpoint::commits(&options.run_dir).is_empty();
+            train(&artifact, &options).0.unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| {
+            p.training.steps = 60;
+            p.training.checkpoint_every = 1;
+            p.training.checkpoint_keep = 3;
+        });
+        train(&artifact, &options(dir.path(), "whole")).0.unwrap();
+        let run_dir = options(dir.path(), "run").run_dir;
+        for attempt in 0..200u64 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "train::tests::a_run_that_is_killed_goes_on_from_a_whole_checkpoint"])
+                .env(VARIABLE, dir.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(60 + attempt * 37 % 240));
+            _ = child.kill();
+            let finished = child.wait().unwrap().success();
+            if !checkpoint::commits(&run_dir).is_empty() {
+                let (_, damaged) = checkpoint::newest(&run_dir).unwrap();
+                assert!(damaged.is_empty(), "{damaged:?}");
+            }
+            if finished {
+                assert!(state(&dir.path().join("whole"), 60) == state(&run_dir, 60));
+                return;
+            }
+        }
+        panic!("the run never ended");
+    }
+
     /// The test runs itself again under a limit on the size of files, with the signal that would kill it ignored.
     #[test]
     fn a_full_disk_ends_the_run_and_leaves_older_checkpoints_whole() {
