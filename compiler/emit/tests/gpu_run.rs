@@ -16,6 +16,7 @@ use support::cuda::Gpu;
 use support::draw::{operands, usual};
 use support::kernels;
 use support::operand::{Numbers, Operand};
+use support::random;
 use support::reading;
 
 fn find() -> Option<Gpu> {
@@ -49,6 +50,7 @@ fn cases() -> Vec<RowKernel> {
         all.push(kernels::adamw(rows * cols));
         all.push(kernels::rope(rows * 6, cols, 5, 2, cols * 3));
     }
+    all.extend((0..300).map(random::kernel));
     all
 }
 

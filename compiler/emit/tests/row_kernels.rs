@@ -11,6 +11,7 @@ use support::draw::{Draw, operands, usual};
 use support::kernels;
 use support::native::Native;
 use support::operand::Numbers;
+use support::random;
 use support::reading;
 
 /// Runs kernels whole and in pieces: within the bound, and the same bits.
@@ -182,4 +183,11 @@ fn a_result_may_lie_on_its_operand() {
     native.call("k", &args, 0, 5);
     assert_eq!(loss.map(f64::from).to_vec(), apart[0].values);
     assert_eq!(logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), apart[1].values);
+}
+
+#[test]
+fn kernels_drawn_at_random_agree() {
+    check((0..150).map(random::kernel).collect());
+    let narrow = CpuLevel::named("x86-64-v3").unwrap();
+    check_with((150..220).map(random::kernel).collect(), &narrow, usual);
 }

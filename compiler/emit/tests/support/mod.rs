@@ -7,4 +7,5 @@ pub mod draw;
 pub mod kernels;
 pub mod native;
 pub mod operand;
+pub mod random;
 pub mod reading;
