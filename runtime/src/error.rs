@@ -38,15 +38,15 @@ pub enum Error {
         /// Files that were read.
         files: usize,
     },
-    /// R0105. The text is shorter than one sequence.
-    #[error("the {part} text has {tokens} tokens and a sequence of {sequence} needs {}", sequence + 1)]
+    /// R0105. The text is shorter than one sequence, or the holdout is empty.
+    #[error("the {part} text has {tokens} tokens and needs at least {needed}")]
     DataShort {
         /// `training` or `holdout`.
         part: &'static str,
         /// Ids there are.
         tokens: u64,
-        /// Ids of a sequence.
-        sequence: u64,
+        /// Ids it needs: a sequence and its last target; one for a holdout.
+        needed: u64,
     },
     /// R0106. A character that the training text did not have.
     #[error("character {character:?} at position {position} of {place} was not in the training text")]
@@ -401,7 +401,7 @@ mod tests {
             },
             Error::DataNotUtf8 { path: "specs/a.txt".into(), offset: 1042 },
             Error::DataEmpty { files: 2 },
-            Error::DataShort { part: "training", tokens: 60, sequence: 64 },
+            Error::DataShort { part: "training", tokens: 60, needed: 65 },
             Error::CharacterUnknown { character: 'é', position: 3, place: "the prompt".into() },
             Error::IdOutOfRange { id: 50256, vocab: 256 },
             Error::ArtifactUnreadable { path: "train.dspx/program.json".into(), source: gone() },

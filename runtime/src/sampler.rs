@@ -34,7 +34,7 @@ impl<'a> Sampler<'a> {
     pub fn new(stream: &'a TokenStream, train_tokens: u64, sequence: u64, seed: u64) -> Result<Self, Error> {
         let tokens = train_tokens.min(stream.len());
         if sequence == 0 || tokens <= sequence {
-            return Err(Error::DataShort { part: "training", tokens, sequence });
+            return Err(Error::DataShort { part: "training", tokens, needed: sequence.saturating_add(1) });
         }
         let windows = ((tokens - sequence) / sequence).max(1);
         let offsets = (tokens - windows * sequence).min(sequence);
@@ -90,7 +90,7 @@ impl<'a> Holdout<'a> {
     pub fn new(stream: &'a TokenStream, train_tokens: u64, sequence: u64) -> Result<Self, Error> {
         if train_tokens == 0 || train_tokens >= stream.len() {
             let tokens = stream.len().saturating_sub(train_tokens);
-            return Err(Error::DataShort { part: "holdout", tokens, sequence });
+            return Err(Error::DataShort { part: "holdout", tokens, needed: 1 });
         }
         Ok(Self { stream, first: train_tokens, sequence })
     }
@@ -193,7 +193,7 @@ mod tests {
     fn text_shorter_than_a_sequence_is_refused() {
         let stream = counting(8);
         let error = Sampler::new(&stream, 8, 8, 0).map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "the training text has 8 tokens and a sequence of 8 needs 9");
+        assert_eq!(error.to_string(), "the training text has 8 tokens and needs at least 9");
         assert!(Sampler::new(&stream, 8, 7, 0).is_ok());
         assert_eq!(Holdout::new(&stream, 8, 4).map(|_| ()).unwrap_err().code(), "R0105");
     }
