@@ -1,15 +1,8 @@
 //! From vectors of partial results to one number, always as the same tree.
 
 use crate::mlir::{Function, Value};
+use crate::row::reduce_pair;
 use dspc_graph::rowfn::ReduceFn;
-
-/// Two partial results in one.
-pub(super) fn reduce_pair(f: &mut Function, function: ReduceFn, a: Value, b: Value) -> Value {
-    match function {
-        ReduceFn::Sum => f.add(a, b),
-        ReduceFn::Max => f.max(a, b),
-    }
-}
 
 /// One value of some vectors: a tree over the vectors, then over the lanes.
 pub(super) fn combine(f: &mut Function, function: ReduceFn, vectors: &[Value]) -> Value {

@@ -6,13 +6,14 @@
 //!
 //! Column sums of a chunk are kept in f32 in a row on the stack, which the first cache holds, and written when the chunk's last row is done.
 
-use super::combine::{combine, reduce_pair};
+use super::combine::combine;
 use super::memory::{Mask, address, load, store};
 use crate::mlir::{Element, Function, Order, Type, Value};
-use crate::row::{Analysis, Level, Pass, Stream, Target as Machine};
+use crate::row::{Analysis, Draw, Level, Pass, Stream, Target as Machine};
+use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction, target_node};
 use crate::row::{emit_pure, for_result, neutral, operands, uniform, uniform_quads, weight};
 use dspc_graph::ir::DType;
-use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn, RowMap};
+use dspc_graph::rowfn::{Access, Node, NodeId};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
 
 /// Stack memory that one kernel may take: rows of column sums.
@@ -37,8 +38,7 @@ struct Kernel<'k> {
     kept: Vec<(NodeId, Value)>,
     /// By write, the row of a column sum.
     sums: Vec<Option<Value>>,
-    /// By uniform node: who asks, and the number of the kernel's first element.
-    streams: Vec<(NodeId, Stream, Value)>,
+    draws: Vec<Draw>,
 }
 
 /// Values of the nodes that are worth one for the kernel or the row.
@@ -88,7 +88,7 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel, lanes: u32) -> Emitted<Stri
         writes: vec![],
         kept: vec![],
         sums: vec![],
-        streams: vec![],
+        draws: vec![],
     };
     let scalars = this.prologue(&mut f, table)?;
     match kernel.split {
@@ -122,7 +122,7 @@ impl Kernel<'_> {
         let kept: Vec<_> = self.analysis.passes.iter().flat_map(|p| p.keep.clone()).collect();
         self.kept = kept.into_iter().map(|node| (node, f.stack(cols))).collect();
         if let Some(turn) = turn {
-            self.streams = self.random_streams(f, turn);
+            self.draws = draws(f, self.kernel, &self.reads, turn);
         }
         let nothing = vec![None; self.kernel.nodes.len()];
         let mut scalars = Scalars { values: nothing.clone(), spread: nothing };
@@ -133,27 +133,6 @@ impl Kernel<'_> {
             }
         }
         Ok(scalars)
-    }
-
-    fn random_streams(&self, f: &mut Function, turn: Value) -> Vec<(NodeId, Stream, Value)> {
-        let turn = f.truncate(turn, Element::I32);
-        let mut streams = vec![];
-        for (index, node) in self.kernel.nodes.iter().enumerate() {
-            let &Node::Uniform { rng, site, sample_elements } = node else { continue };
-            let words: Values = (0..4)
-                .map(|i| {
-                    let i = f.index(i);
-                    let at = f.offset(self.reads[rng.0 as usize], i, Element::I32);
-                    f.load(at, Type::scalar(Element::I32), 4)
-                })
-                .collect();
-            let site = f.plus(turn, site.into());
-            let sample = f.zero_extend(words[3], Element::I64);
-            let first = f.times(sample, sample_elements);
-            let stream = Stream { key: [words[0], words[1]], step: words[2], site };
-            streams.push((NodeId(index as u32), stream, first));
-        }
-        streams
     }
 
     /// Items are elements: one flat run.
@@ -249,7 +228,7 @@ impl Kernel<'_> {
             reads.push(match &read.access {
                 Access::Scalar => base,
                 Access::Element(map) | Access::HalfRotated(map) | Access::Row(map) | Access::Table(map) => {
-                    let row = self.mapped_row(f, map, row)?;
+                    let row = mapped_row(f, self.kernel, &self.reads, map, row)?;
                     let first = f.times(row, read.stride);
                     address(f, read.dtype, base, first)
                 }
@@ -271,35 +250,6 @@ impl Kernel<'_> {
             }
         }
         self.write_row_values(f, &scalars, &place)
-    }
-
-    fn mapped_row(&self, f: &mut Function, map: &RowMap, row: Value) -> Emitted<Value> {
-        match map {
-            RowMap::Affine { modulo: Some(1), .. } => Ok(f.index(0)),
-            RowMap::Affine { divide, modulo } => {
-                let mut row = row;
-                if *divide > 1 {
-                    let by = f.index(*divide);
-                    row = f.divu(row, by);
-                }
-                if let Some(rows) = modulo {
-                    let by = f.index(*rows);
-                    row = f.remu(row, by);
-                }
-                Ok(row)
-            }
-            RowMap::Gather(ids) => {
-                let ids_read = &self.kernel.reads[ids.0 as usize];
-                let Access::Row(map) = &ids_read.access else {
-                    return Err(format!("`{}` is not one id a row", ids_read.name));
-                };
-                let row = self.mapped_row(f, map, row)?;
-                let at = f.times(row, ids_read.stride);
-                let at = address(f, DType::I32, self.reads[ids.0 as usize], at);
-                let id = f.load(at, Type::scalar(Element::I32), 4);
-                Ok(f.sign_extend(id, Element::I64))
-            }
-        }
     }
 
     /// Row values that can be computed once `stage` passes are over.
@@ -381,7 +331,8 @@ impl Kernel<'_> {
     /// One pass over the columns; leaves the reductions in `scalars`.
     fn walk(&self, f: &mut Function, pass: &Pass, scalars: &mut Scalars, place: &Place) -> Emitted<()> {
         let unroll = self.unroll(pass);
-        let functions: Vec<_> = pass.reduces.iter().map(|n| self.reduction(*n)).collect::<Emitted<_>>()?;
+        let functions: Vec<_> =
+            pass.reduces.iter().map(|n| reduction(self.kernel, *n)).collect::<Emitted<_>>()?;
         let mut sums: Values = vec![];
         for &(function, _) in &functions {
             sums.extend((0..unroll).map(|_| f.float(self.lanes, neutral(function))));
@@ -428,13 +379,6 @@ impl Kernel<'_> {
         .into_iter()
         .filter(|(from, to, _)| from < to)
         .collect()
-    }
-
-    fn reduction(&self, node: NodeId) -> Emitted<(ReduceFn, NodeId)> {
-        match self.kernel.nodes[node.0 as usize] {
-            Node::Reduce(function, x) => Ok((function, x)),
-            _ => Err(format!("node {} is no reduction", node.0)),
-        }
     }
 
     /// A few vectors of a pass: loads, functions, reductions, stores. Gives the accumulators back.
@@ -493,7 +437,7 @@ impl Kernel<'_> {
         let mut sums = sums.to_vec();
         let unroll = sums.len() / pass.reduces.len().max(1);
         for (index, &node) in pass.reduces.iter().enumerate() {
-            let (function, x) = self.reduction(node)?;
+            let (function, x) = reduction(self.kernel, node)?;
             for (u, values) in values.iter().enumerate() {
                 let mut x = known(values, x)?;
                 if let Mask::Lanes(mask) = at.mask(u as u32) {
@@ -550,7 +494,7 @@ impl Kernel<'_> {
                 let steps: Vec<i64> = (0..lanes.into()).collect();
                 let steps = f.lanes(Element::I64, &steps);
                 let elements = f.addi(element, steps);
-                Ok(uniform(f, stream, elements))
+                Ok(uniform(f, &stream, elements))
             }
             pure => emit_pure(f, Machine::Cpu, &self.analysis, pure, lanes, |n| known(values, n)),
         }
@@ -564,12 +508,11 @@ impl Kernel<'_> {
         place: &Place,
         at: &Block,
         u: u32,
-    ) -> Emitted<(&Stream, Value)> {
-        let found = self.streams.iter().find(|(n, ..)| *n == node);
-        let (_, stream, first) = found.ok_or_else(|| "a random stream that was not set up".to_string())?;
+    ) -> Emitted<(Stream, Value)> {
+        let draw = draw_of(&self.draws, node)?;
         let column = at.column(f, self.lanes, u);
         let element = f.addi(place.before, column);
-        Ok((stream, f.addi(*first, element)))
+        Ok((draw.stream, f.addi(draw.first, element)))
     }
 
     /// Random numbers of up to four vectors: a lane draws four neighbours, which then change places to lie in a row.
@@ -580,7 +523,7 @@ impl Kernel<'_> {
         let steps = f.lanes(Element::I64, &steps);
         let element = f.broadcast(element, lanes);
         let firsts = f.addi(element, steps);
-        let [a, b, c, d] = uniform_quads(f, stream, firsts);
+        let [a, b, c, d] = uniform_quads(f, &stream, firsts);
         let vectors = (0..at.count).map(|u| {
             let counter = |lane: u32| u * (lanes / 4) + lane / 4;
             let pair: Vec<u32> = (0..lanes).map(|lane| counter(lane) + lane % 2 * lanes).collect();
@@ -696,15 +639,6 @@ impl Block {
     fn column(&self, f: &mut Function, lanes: u32, u: u32) -> Value {
         f.plus(self.column, (lanes * u).into())
     }
-}
-
-fn target_node(target: Target) -> NodeId {
-    let (Target::Element(node) | Target::Row(node) | Target::ColumnSum(node)) = target;
-    node
-}
-
-fn known(values: &[Option<Value>], node: NodeId) -> Emitted<Value> {
-    values[node.0 as usize].ok_or_else(|| format!("node {} has no value where it is used", node.0))
 }
 
 /// Stores a result, on top of what is there if the write says so.

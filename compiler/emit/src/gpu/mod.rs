@@ -4,6 +4,7 @@
 //! 16-byte boundaries. Attention and matrix products have no GPU form here: the CPU's serves as their description.
 
 mod chip;
+mod layout;
 mod memory;
 mod row;
 mod scatter;

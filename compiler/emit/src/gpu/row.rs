@@ -1,45 +1,27 @@
 //! Row kernels for a GPU: a warp or a block a row, a block a chunk of rows, a thread a few elements.
 //!
 //! A thread holds runs of `wide` neighbouring columns, one 16-byte access each where rows allow it; runs of one turn lie side by side over the
-//! threads of a row. Up to [`HELD_MAX`] elements stay in registers from pass to pass; longer rows are walked again for each pass, by loads.
+//! threads of a row. Up to [`HELD_MAX`](super::layout) elements stay in registers from pass to pass; longer rows are walked again for each pass, by loads.
 //! Columns past the end are read as the last run and kept out of reductions and stores: no access needs a branch but the store.
 //!
 //! A reduction is a thread's own values in order, a butterfly over the warp, and for a block one number a warp through shared memory: the
 //! same tree at every run. Column sums of a chunk are registers of the threads that own the columns, over the chunk's rows in order.
 
+use super::layout::Layout;
 use super::memory::{load, store, stored};
 use super::{GpuLaunch, attributes};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
-use crate::row::{Analysis, Level, Pass, Stream, Target as Machine};
+use crate::row::{Analysis, Draw, Level, Pass, Target as Machine};
+use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction, target_node};
 use crate::row::{emit_pure, for_result, neutral, uniform, uniform_quads};
 use dspc_graph::ir::DType;
-use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn, RowMap};
+use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
 
-/// Columns up to this many are a warp's.
-const WARP_COLS_MAX: u64 = 2048;
 /// Warps, and so rows, of a block of such rows.
 const WARPS: u32 = 4;
-/// Elements a thread keeps in registers.
-const HELD_MAX: u64 = 64;
-
 type Values = Vec<Value>;
 type Emitted<T> = Result<T, String>;
-
-/// How threads and elements meet.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Layout {
-    /// Threads of a row, or of a chunk; of a block where items are elements.
-    threads: u32,
-    /// Neighbours a thread holds.
-    wide: u32,
-    /// Runs a thread holds.
-    turns: u64,
-    /// Whether runs stay in registers.
-    held: bool,
-    /// Blocks side by side over the columns.
-    across: u64,
-}
 
 struct Kernel<'k> {
     kernel: &'k RowKernel,
@@ -55,7 +37,7 @@ struct Kernel<'k> {
     across: Value,
     /// Shared numbers, one a warp and reduction; none where a row is a warp's.
     shared: Option<Value>,
-    streams: Vec<(NodeId, Stream, Value)>,
+    draws: Vec<Draw>,
 }
 
 /// Row and kernel values by node.
@@ -120,10 +102,10 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
         thread: lane,
         across,
         shared,
-        streams: vec![],
+        draws: vec![],
     };
     if kernel.uses_turn() {
-        this.streams = this.random_streams(&mut f, args[args.len() - 1]);
+        this.draws = draws(&mut f, kernel, reads, args[args.len() - 1]);
     }
     let scalars = this.kernel_values(&mut f)?;
     let launch = match kernel.split {
@@ -142,92 +124,7 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
     Ok((text, launch))
 }
 
-impl Layout {
-    fn of(kernel: &RowKernel, analysis: &Analysis) -> Emitted<Self> {
-        let cols = kernel.cols;
-        let items = match kernel.split {
-            Split::Elements => kernel.rows * cols,
-            Split::Rows | Split::Chunks(_) => cols,
-        };
-        let narrow = kernel.reads.iter().map(|r| r.dtype).chain(kernel.writes.iter().map(|w| w.dtype));
-        let widest = if narrow.into_iter().any(|d| d.bytes() == 2) { 8 } else { 4 };
-        let wide = [8u32, 4, 2, 1]
-            .into_iter()
-            .find(|&wide| {
-                wide <= widest && u64::from(wide) * 32 <= items.max(32) && fits(kernel, wide.into())
-            })
-            .unwrap_or(1);
-        let runs = cols.div_ceil(wide.into());
-        let has_rows = kernel.writes.iter().any(|w| matches!(w.what, Target::Row(_)))
-            || analysis.passes.iter().any(|p| !p.reduces.is_empty());
-        let layout = |threads: u32, across: u64| {
-            let turns = runs.div_ceil(u64::from(threads) * across);
-            let held = turns * u64::from(wide) <= HELD_MAX;
-            Layout { threads, wide, turns, held, across }
-        };
-        Ok(match kernel.split {
-            Split::Elements => Layout { threads: 256, wide, turns: 1, held: true, across: 1 },
-            Split::Rows if cols <= WARP_COLS_MAX => layout(32, 1),
-            Split::Rows if cols <= 8192 => layout(256, 1),
-            Split::Rows => layout(512, 1),
-            Split::Chunks(_) => {
-                let threads = (runs.next_multiple_of(32)).clamp(32, 256) as u32;
-                let across = if has_rows { 1 } else { runs.div_ceil(threads.into()) };
-                let threads =
-                    if across == 1 { runs.next_multiple_of(32).clamp(32, 512) as u32 } else { threads };
-                let layout = layout(threads, across);
-                if !layout.held {
-                    return Err(format!(
-                        "column sums of rows of {cols} with reductions are too wide for a block"
-                    ));
-                }
-                layout
-            }
-        })
-    }
-}
-
-/// Whether every operand's rows can be accessed `wide` elements at a time.
-fn fits(kernel: &RowKernel, wide: u64) -> bool {
-    if kernel.split == Split::Elements {
-        return true;
-    }
-    let strided = |stride: u64| stride.is_multiple_of(wide);
-    kernel.cols.is_multiple_of(wide)
-        && kernel.reads.iter().all(|read| match &read.access {
-            Access::Element(RowMap::Affine { modulo: Some(1), .. }) => true,
-            Access::Element(_) => strided(read.stride),
-            Access::HalfRotated(_) => strided(read.stride) && (kernel.cols / 2).is_multiple_of(wide),
-            Access::Row(_) | Access::Scalar | Access::Table(_) => true,
-        })
-        && kernel.writes.iter().all(|write| match write.what {
-            Target::Element(_) | Target::ColumnSum(_) => strided(write.stride),
-            Target::Row(_) => true,
-        })
-}
-
 impl Kernel<'_> {
-    fn random_streams(&self, f: &mut Function, turn: Value) -> Vec<(NodeId, Stream, Value)> {
-        let turn = f.truncate(turn, Element::I32);
-        let mut streams = vec![];
-        for (index, node) in self.kernel.nodes.iter().enumerate() {
-            let &Node::Uniform { rng, site, sample_elements } = node else { continue };
-            let words: Values = (0..4)
-                .map(|i| {
-                    let i = f.index(i);
-                    let at = f.offset(self.reads[rng.0 as usize], i, Element::I32);
-                    f.load(at, Type::scalar(Element::I32), 4)
-                })
-                .collect();
-            let site = f.plus(turn, site.into());
-            let sample = f.zero_extend(words[3], Element::I64);
-            let first = f.times(sample, sample_elements);
-            let stream = Stream { key: [words[0], words[1]], step: words[2], site };
-            streams.push((NodeId(index as u32), stream, first));
-        }
-        streams
-    }
-
     fn kernel_values(&self, f: &mut Function) -> Emitted<Scalars> {
         let mut scalars = vec![None; self.kernel.nodes.len()];
         for (index, node) in self.kernel.nodes.iter().enumerate() {
@@ -405,7 +302,7 @@ impl Kernel<'_> {
                 false => self.looped_pass(f, pass, &scalars, &place)?,
             };
             for (&node, total) in pass.reduces.iter().zip(totals) {
-                let (function, _) = self.reduction(node)?;
+                let (function, _) = reduction(self.kernel, node)?;
                 scalars[node.0 as usize] = Some(self.over_threads(f, function, total, slot));
                 slot += 1;
             }
@@ -424,7 +321,7 @@ impl Kernel<'_> {
             reads.push(match &read.access {
                 Access::Scalar => base,
                 Access::Element(map) | Access::HalfRotated(map) | Access::Row(map) | Access::Table(map) => {
-                    let row = self.mapped_row(f, map, row)?;
+                    let row = mapped_row(f, self.kernel, &self.reads, map, row)?;
                     let first = f.times(row, read.stride);
                     f.offset(base, first, stored(read.dtype))
                 }
@@ -436,35 +333,6 @@ impl Kernel<'_> {
             writes.push(f.offset(base, first, stored(write.dtype)));
         }
         Ok(Place { reads, writes, before })
-    }
-
-    fn mapped_row(&self, f: &mut Function, map: &RowMap, row: Value) -> Emitted<Value> {
-        match map {
-            RowMap::Affine { modulo: Some(1), .. } => Ok(f.index(0)),
-            RowMap::Affine { divide, modulo } => {
-                let mut row = row;
-                if *divide > 1 {
-                    let by = f.index(*divide);
-                    row = f.divu(row, by);
-                }
-                if let Some(rows) = modulo {
-                    let by = f.index(*rows);
-                    row = f.remu(row, by);
-                }
-                Ok(row)
-            }
-            RowMap::Gather(ids) => {
-                let read = &self.kernel.reads[ids.0 as usize];
-                let Access::Row(map) = &read.access else {
-                    return Err(format!("`{}` is not one id a row", read.name));
-                };
-                let row = self.mapped_row(f, map, row)?;
-                let at = f.times(row, read.stride);
-                let at = f.offset(self.reads[ids.0 as usize], at, Element::I32);
-                let id = f.load(at, Type::scalar(Element::I32), 4);
-                Ok(f.sign_extend(id, Element::I64))
-            }
-        }
     }
 
     fn row_values(
@@ -501,13 +369,6 @@ impl Kernel<'_> {
                 Ok(load(f, dtype, at, 1)[0])
             }
             _ => emit_pure(f, Machine::Gpu, &self.analysis, node, 1, |n| known(scalars, n)),
-        }
-    }
-
-    fn reduction(&self, node: NodeId) -> Emitted<(ReduceFn, NodeId)> {
-        match self.kernel.nodes[node.0 as usize] {
-            Node::Reduce(function, x) => Ok((function, x)),
-            _ => Err(format!("node {} is no reduction", node.0)),
         }
     }
 
@@ -561,7 +422,7 @@ impl Kernel<'_> {
     }
 
     fn neutrals(&self, f: &mut Function, pass: &Pass) -> Emitted<Values> {
-        pass.reduces.iter().map(|&n| Ok(f.float(1, neutral(self.reduction(n)?.0)))).collect()
+        pass.reduces.iter().map(|&n| Ok(f.float(1, neutral(reduction(self.kernel, n)?.0)))).collect()
     }
 
     fn reduce(
@@ -574,14 +435,14 @@ impl Kernel<'_> {
         totals: &mut [Value],
     ) -> Emitted<()> {
         for (&node, total) in pass.reduces.iter().zip(totals) {
-            let (function, x) = self.reduction(node)?;
+            let (function, x) = reduction(self.kernel, node)?;
             for i in 0..self.layout.wide {
                 let mut value = value_of(scalars, held, x, i)?;
                 if let Some(inside) = run.inside {
                     let nothing = f.float(1, neutral(function));
                     value = f.select(inside, value, nothing);
                 }
-                *total = pair(f, function, *total, value);
+                *total = reduce_pair(f, function, *total, value);
             }
         }
         Ok(())
@@ -646,28 +507,24 @@ impl Kernel<'_> {
                 Ok((0..wide).map(|i| f.plus(column, i.into())).collect())
             }
             &Node::Uniform { sample_elements, .. } => {
-                let (_, stream, first) = self
-                    .streams
-                    .iter()
-                    .find(|(n, ..)| *n == node)
-                    .ok_or_else(|| "a random stream that was not set up".to_string())?;
+                let draw = draw_of(&self.draws, node)?;
                 let column = match run.column.ty.element {
                     Element::I64 => run.column,
                     _ => f.zero_extend(run.column, Element::I64),
                 };
                 let element = f.addi(place.before, column);
-                let element = f.addi(*first, element);
+                let element = f.addi(draw.first, element);
                 let rows_whole = self.kernel.split == Split::Elements || self.kernel.cols.is_multiple_of(4);
                 let mut values = vec![];
                 if wide.is_multiple_of(4) && sample_elements % 4 == 0 && rows_whole {
                     for i in (0..wide).step_by(4) {
                         let element = f.plus(element, i.into());
-                        values.extend(uniform_quads(f, stream, element));
+                        values.extend(uniform_quads(f, &draw.stream, element));
                     }
                 } else {
                     for i in 0..wide {
                         let element = f.plus(element, i.into());
-                        values.push(uniform(f, stream, element));
+                        values.push(uniform(f, &draw.stream, element));
                     }
                 }
                 Ok(values)
@@ -739,7 +596,7 @@ impl Kernel<'_> {
                 total.ty,
                 format!("nvvm.shfl.sync bfly {all}, {total}, {distance}, {clamp} : f32 -> f32"),
             );
-            total = pair(f, function, total, other);
+            total = reduce_pair(f, function, total, other);
         }
         let Some(shared) = self.shared else { return total };
         let warps = self.layout.threads / 32;
@@ -761,7 +618,7 @@ impl Kernel<'_> {
             let index = f.int(Type::scalar(Element::I32), (slot * warps + warp).into());
             let from = at(f, index);
             let part = f.load(from, ty, 4);
-            sum = Some(sum.map_or(part, |sum| pair(f, function, sum, part)));
+            sum = Some(sum.map_or(part, |sum| reduce_pair(f, function, sum, part)));
         }
         if matches!(self.kernel.split, Split::Chunks(_)) {
             // The next row writes the same numbers.
@@ -782,27 +639,11 @@ fn row_value(run: &HeldRun, node: NodeId) -> Emitted<Value> {
     known(&run.row, node)
 }
 
-fn target_node(target: Target) -> NodeId {
-    let (Target::Element(node) | Target::Row(node) | Target::ColumnSum(node)) = target;
-    node
-}
-
-fn known(values: &[Option<Value>], node: NodeId) -> Emitted<Value> {
-    values[node.0 as usize].ok_or_else(|| format!("node {} has no value where it is used", node.0))
-}
-
 /// A node's value at the i-th column of a run: its own, or the row's.
 fn value_of(scalars: &Scalars, held: &Held, node: NodeId, i: u32) -> Emitted<Value> {
     match &held[node.0 as usize] {
         Some(values) => Ok(values[i as usize]),
         None => known(scalars, node),
-    }
-}
-
-fn pair(f: &mut Function, function: ReduceFn, a: Value, b: Value) -> Value {
-    match function {
-        ReduceFn::Sum => f.add(a, b),
-        ReduceFn::Max => f.max(a, b),
     }
 }
 

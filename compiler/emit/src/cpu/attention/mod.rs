@@ -36,7 +36,7 @@ struct Geometry<'k> {
     classes: Vec<Class>,
 }
 
-/// A pair of tiles: where they begin, how much of them there is, and what the mask says.
+/// A tile of positions: the first, and how many there are.
 #[derive(Clone, Copy)]
 struct Part {
     first: Value,
