@@ -35,6 +35,10 @@ pub(super) fn reduce_to(g: &mut dyn GradientBuilder, x: ValueId, ty: &TensorType
         return g.emit(Arc::new(SumLeading), &[x], name)[0];
     }
     let (leading, own) = whole.dims.split_at(whole.dims.len() - ty.dims.len());
+    // A single sequence has nothing to sum over.
+    if joined(leading).size == 1 {
+        return reshape(x, ty.dims.clone());
+    }
     let flat = reshape(x, vec![joined(leading), joined(own)]);
     let sum = g.emit(Arc::new(SumLeading), &[flat], name)[0];
     g.emit(Arc::new(Reshape { dims: ty.dims.clone() }), &[sum], name)[0]
