@@ -208,6 +208,21 @@ impl Session {
         Ok(out)
     }
 
+    /// The gradient of a parameter in the last step, before clipping: the buffer of its name with `.grad` behind it.
+    ///
+    /// # Errors
+    /// R0202 for an index that is not in [`Program::params`], or a program that keeps no such buffer.
+    pub fn gradient(&self, index: usize) -> Result<Vec<f32>, Error> {
+        let param =
+            self.program.params.get(index).ok_or_else(|| malformed(format!("no parameter {index}")))?;
+        let name = format!("{}.grad", self.program.buffers[param.buffer.0 as usize].name);
+        let buffer = self.program.buffers.iter().position(|b| b.name == name);
+        let buffer = buffer.ok_or_else(|| malformed(format!("no buffer `{name}`")))?;
+        let mut out = vec![0f32; param.dims.iter().product::<u64>() as usize];
+        self.device.read(BufferId(buffer as u32), param.slot, 0, bytemuck::cast_slice_mut(&mut out))?;
+        Ok(out)
+    }
+
     /// Sets the elements of a parameter.
     ///
     /// # Errors
