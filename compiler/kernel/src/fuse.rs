@@ -62,6 +62,10 @@ impl Fusion<'_> {
                 self.base.extend(node.outputs.iter().map(|&v| (v, base)));
                 return;
             }
+            // A constant can be there from the start, so that whoever reads it need not wait.
+            (Step::Op(node), Some(Form::Row(_))) if node.inputs.is_empty() => {
+                self.units.insert(0, Unit::Rows(vec![index]));
+            }
             (Step::Op(node), Some(Form::Row(function))) => match self.group_for(node, function) {
                 Some(position) => self.join(position, index),
                 None => self.units.push(Unit::Rows(vec![index])),

@@ -2,12 +2,12 @@
 //!
 //! Reads   an entry's steps and lifetimes.
 //! Writes  which storages are one; their joint lifetime.
-//! Keeps   every value: the kernel has no reduction and no column sum, so each element is read before it is written, by the same item.
+//! Keeps   every value: the element is written by the item that read it, in the last pass over the row.
 //! Cost    one walk over the steps.
 
 use std::collections::BTreeMap;
 
-use dspc_graph::rowfn::{Access, Node, RowMap};
+use dspc_graph::rowfn::{Access, Node, NodeId, RowMap};
 use dspc_kernel::describe::{Kernel, RowKernel, Target};
 use dspc_kernel::steps::{Kernels, Launch, Place, Step, Storage, StorageId, StorageKind};
 
@@ -69,13 +69,15 @@ fn join(
     aliases: &mut Aliases,
 ) {
     let Kernel::Row(kernel) = &kernels.kernels[launch.kernel.0 as usize].kernel else { return };
-    if !reads_before_it_writes(kernel) {
-        return;
-    }
+    let levels = levels(kernel);
+    let last = levels.iter().copied().max().unwrap_or(0);
     let all = places(step);
     let (reads, writes) = launch.operands.split_at(kernel.reads.len());
     for (write, to) in kernel.writes.iter().zip(writes) {
-        let Target::Element(_) = write.what else { continue };
+        let Target::Element(node) = write.what else { continue };
+        if levels[node.0 as usize] < last || sums_or_looks_up(kernel) {
+            continue;
+        }
         let candidate = kernel.reads.iter().zip(reads).find(|(read, from)| {
             let alike = read.access == Access::Element(RowMap::EACH) && read.stride == write.stride && read.dtype == write.dtype;
             let operand_of_product = matches!(step, Step::Gemm(g) if [g.a.place, g.b.place].iter().any(|p| p.storage == from.storage));
@@ -98,10 +100,27 @@ fn is_result(step: &Step, place: &Place) -> bool {
     matches!(step, Step::Gemm(g) if g.c.place == *place)
 }
 
-fn reads_before_it_writes(kernel: &RowKernel) -> bool {
-    let reduces = kernel.nodes.iter().any(|n| matches!(n, Node::Reduce(..) | Node::LoadAt(..)));
-    let sums = kernel.writes.iter().any(|w| matches!(w.what, Target::ColumnSum(_)));
-    !reduces && !sums
+/// How many reductions stand, one behind the other, before each node: the pass over the row in which it is known. What is written in the last pass is
+/// written when every operand's element has been read for the last time.
+fn levels(kernel: &RowKernel) -> Vec<u32> {
+    let mut levels: Vec<u32> = vec![];
+    for node in &kernel.nodes {
+        let of = |id: &NodeId| levels[id.0 as usize];
+        levels.push(match node {
+            Node::Reduce(_, a) => of(a) + 1,
+            Node::Unary(_, a) | Node::LoadAt(_, a) => of(a),
+            Node::Binary(_, a, b) => of(a).max(of(b)),
+            Node::Select(c, a, b) => of(c).max(of(a)).max(of(b)),
+            Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => 0,
+        });
+    }
+    levels
+}
+
+/// A column sum may take blocks of columns one after the other; a look-up reads elements of other columns.
+fn sums_or_looks_up(kernel: &RowKernel) -> bool {
+    let looks_up = kernel.nodes.iter().any(|n| matches!(n, Node::LoadAt(..)));
+    looks_up || kernel.writes.iter().any(|w| matches!(w.what, Target::ColumnSum(_)))
 }
 
 fn storage<'a>(kernels: &'a Kernels, place: &Place) -> &'a Storage {
