@@ -5,7 +5,7 @@
 use crate::device::{Device, EntryKind};
 use crate::error::Error;
 use crate::{initial, tables};
-use dspc_program::{Action, Arg, BufferId, ElementType, Entry, Instruction, Place, Program, Role};
+use dspc_program::{Action, Arg, BufferId, ElementType, Entry, Formula, Instruction, Place, Program, Role};
 use std::collections::BTreeSet;
 
 /// What a step did.
@@ -32,6 +32,8 @@ pub struct Session {
     logits: Buffers,
     attempted: u64,
     applied: u64,
+    /// The last applied step that every table has an element for.
+    planned: u64,
 }
 
 /// The buffers of each role that an entry uses.
@@ -75,6 +77,7 @@ impl Session {
             train: Buffers::of(&program, &program.train),
             evaluate: Buffers::of(&program, &program.evaluate),
             logits: Buffers::of(&program, program.logits.as_ref().unwrap_or(&empty)),
+            planned: planned(&program),
             device: Box::new(device),
             program,
             attempted: 0,
@@ -114,6 +117,8 @@ impl Session {
 
     /// One optimizer step on `batch · sequence` ids and the ids that follow each; a target below 0 is not counted.
     ///
+    /// Steps beyond those that the program plans keep the last one's learning rate.
+    ///
     /// # Errors
     /// R0107, R0604.
     pub fn step(&mut self, tokens: &[i32], targets: &[i32]) -> Result<StepStats, Error> {
@@ -133,7 +138,7 @@ impl Session {
             write_all(device, &self.train.rng, slot, &rng)?;
         }
         write_all(device, &self.train.inverse_targets, 0, &[inverse(counted)])?;
-        write_all(device, &self.train.applied_steps, 0, &[self.applied as i32])?;
+        write_all(device, &self.train.applied_steps, 0, &[self.applied.min(self.planned) as i32])?;
         device.run(EntryKind::Train)?;
         self.attempted = step;
         self.stats(step)
@@ -152,7 +157,8 @@ impl Session {
         let grad_norm = one(self.train.grad_norm)?;
         let flag = one(self.train.finite)?.unwrap_or(1.0);
         let applied = flag != 0.0;
-        let learning_rate = tables::learning_rate(&self.program.training.schedule, self.applied);
+        let learning_rate =
+            tables::learning_rate(&self.program.training.schedule, self.applied.min(self.planned));
         self.applied += u64::from(applied);
         let finite = applied && loss.is_finite() && grad_norm.is_none_or(f32::is_finite);
         Ok(StepStats { step, loss, grad_norm, learning_rate, finite })
@@ -271,6 +277,15 @@ fn check_range(ids: &[i32], vocab: u64) -> Result<(), Error> {
         Some(&id) => Err(Error::IdOutOfRange { id: u64::from(id as u32), vocab }),
         None => Ok(()),
     }
+}
+
+/// The last applied step that every table by step has an element for: kernels read no further.
+fn planned(program: &Program) -> u64 {
+    let by_step =
+        |formula: &Formula| matches!(formula, Formula::LearningRate | Formula::BiasCorrection { .. });
+    let tables = program.tables.iter().filter(|table| by_step(&table.formula));
+    let elements = tables.filter_map(|t| program.buffers.get(t.buffer.0 as usize)).map(|b| b.elements);
+    elements.min().unwrap_or(i32::MAX as u64).saturating_sub(1)
 }
 
 fn inverse(targets: usize) -> f32 {
@@ -418,6 +433,20 @@ mod tests {
         assert_eq!(s.steps(), (1, 0));
         let after = s.param(0).unwrap();
         assert!(after.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
+    /// The tables have an element a planned step, and a kernel would read past their end.
+    #[test]
+    fn steps_beyond_the_plan_keep_the_last_learning_rate() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = session(dir.path());
+        s.set_steps(1000, 1000);
+        let stats = s.step(&[1; 16], &[2; 16]).unwrap();
+        assert_eq!(stats.learning_rate, tables::learning_rate(&s.program.training.schedule, 63));
+        let mut read = 0i32;
+        s.read_slot(s.train.applied_steps[0], 0, bytemuck::bytes_of_mut(&mut read)).unwrap();
+        assert_eq!(read, 64, "63, and the kernel counts on");
+        assert_eq!((s.steps(), stats.finite), ((1001, 1001), true));
     }
 
     #[test]
