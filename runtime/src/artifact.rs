@@ -3,6 +3,9 @@
 //! The version is read before anything else is believed; a kernel file is used only if it has the hash that the program states.
 
 mod cpu_features;
+mod embedded;
+
+pub use embedded::Embedded;
 
 use crate::device::cpu::Cpu;
 use crate::durable;
@@ -39,8 +42,13 @@ pub fn read(directory: &Path) -> Result<Artifact, Error> {
     let path = directory.join(PROGRAM_FILE);
     let bytes =
         std::fs::read(&path).map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
+    Ok(Artifact { directory: directory.into(), program: parse(&bytes, path)? })
+}
+
+/// A program from the contents of its file; `path` is what an error calls it.
+fn parse(bytes: &[u8], path: PathBuf) -> Result<Program, Error> {
     let malformed = |reason: String| Error::ArtifactMalformed { path: path.clone(), reason };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
     let version = value.get("format_version").and_then(serde_json::Value::as_u64);
     match version {
         Some(version) if version == u64::from(FORMAT_VERSION) => {}
@@ -49,7 +57,7 @@ pub fn read(directory: &Path) -> Result<Artifact, Error> {
     }
     let program: Program = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
     check_numbers(&program).map_err(malformed)?;
-    Ok(Artifact { directory: directory.into(), program })
+    Ok(program)
 }
 
 /// The numbers that the training loop divides by or multiplies.

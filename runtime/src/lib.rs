@@ -3,7 +3,8 @@
 //! Never links the compiler or MLIR, never reads a spec, never prints: text goes through the [`Reporter`] that the caller hands in.
 //! Result bits depend on the program, the seed and the text; never on the number of threads.
 //!
-//! Ways in: [`artifact::read`], [`train::run`], [`generate::generate`], and [`Session`] for programs that feed their own ids.
+//! Ways in: [`artifact::read`], [`train::run`], [`generate::generate`], and [`Session`] for programs that feed their own ids
+//! (from [`artifact::Embedded`] where the artifact lies in the binary).
 
 pub mod artifact;
 pub mod checkpoint;
