@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dspc_program::Program;
 use dspc_runtime::artifact::{self, KernelFile};
 
 use crate::cli::When;
@@ -42,20 +43,39 @@ fn key(lowered: &Lowered) -> String {
     hasher.finalize().to_hex()[..16].to_string()
 }
 
-/// Compiles the kernels for each target and writes the artifact.
-pub fn write(lowered: &Lowered, targets: &[String], directory: &Path) -> Result<(), Exit> {
-    let files = backend::compile(lowered, targets)?;
-    let mut program = lowered.program.clone();
-    program.targets = files.iter().map(|(target, _)| target.clone()).collect();
-    let files: Vec<KernelFile> =
-        files.iter().map(|(target, bytes)| KernelFile { name: &target.file, bytes }).collect();
-    artifact::write(directory, &program, &files).map_err(|error| {
-        report::fault(error.code(), &error.to_string(), &error.remedy());
-        Exit::Code(error.exit_code() as u8)
-    })
+/// A program and the files of its kernels: what an artifact holds.
+pub struct Compiled {
+    /// With its targets.
+    pub program: Program,
+    /// In the order of the targets.
+    pub files: Vec<Vec<u8>>,
 }
 
-pub use backend::{assembly, mlir, ptx};
+impl Compiled {
+    /// Writes the artifact.
+    pub fn write(&self, directory: &Path) -> Result<(), Exit> {
+        let targets = self.program.targets.iter().zip(&self.files);
+        let files: Vec<KernelFile> =
+            targets.map(|(target, bytes)| KernelFile { name: &target.file, bytes }).collect();
+        artifact::write(directory, &self.program, &files).map_err(|error| {
+            report::fault(error.code(), &error.to_string(), &error.remedy());
+            Exit::Code(error.exit_code() as u8)
+        })
+    }
+}
+
+/// Compiles the kernels for each target.
+pub fn compiled(lowered: &Lowered, targets: &[String]) -> Result<Compiled, Exit> {
+    let (targets, files) = backend::compile(lowered, targets)?.into_iter().unzip();
+    Ok(Compiled { program: Program { targets, ..lowered.program.clone() }, files })
+}
+
+/// Compiles the kernels for each target and writes the artifact.
+pub fn write(lowered: &Lowered, targets: &[String], directory: &Path) -> Result<(), Exit> {
+    compiled(lowered, targets)?.write(directory)
+}
+
+pub use backend::{assembly, bindings, mlir, ptx};
 
 #[cfg(feature = "compiler")]
 mod backend {
@@ -65,7 +85,7 @@ mod backend {
 
     use dspc_emit::{Code, CompileTarget, CpuLevel, EmitError, GpuChip};
     use dspc_kernel::describe::Kernel;
-    use dspc_program::Target;
+    use dspc_program::{Program, Target};
 
     use crate::exit::Exit;
     use crate::passes::Lowered;
@@ -187,6 +207,11 @@ mod backend {
         Exit::Environment
     }
 
+    /// The files of a crate around a program: path and text.
+    pub fn bindings(program: &Program, runtime: &str) -> Result<Vec<(String, String)>, Exit> {
+        Ok(dspc_emit::bindings(program, runtime))
+    }
+
     /// The kernels as MLIR.
     pub fn mlir(lowered: &Lowered, targets: &[String]) -> Result<String, Exit> {
         let text = |name: &String| match parse(name)? {
@@ -229,7 +254,7 @@ mod backend {
 mod backend {
     //! Without MLIR: this binary runs artifacts and builds none.
 
-    use dspc_program::Target;
+    use dspc_program::{Program, Target};
 
     use crate::exit::Exit;
     use crate::passes::Lowered;
@@ -254,14 +279,22 @@ mod backend {
         absent()
     }
 
+    /// E0505
+    pub fn bindings(_: &Program, _: &str) -> Result<Vec<(String, String)>, Exit> {
+        absent()
+    }
+
+    /// E0505
     pub fn mlir(_: &Lowered, _: &[String]) -> Result<String, Exit> {
         absent()
     }
 
+    /// E0505
     pub fn ptx(_: &Lowered, _: &[String]) -> Result<String, Exit> {
         absent()
     }
 
+    /// E0505
     pub fn assembly(_: &Lowered, _: &[String]) -> Result<String, Exit> {
         absent()
     }

@@ -77,9 +77,15 @@ pub enum Command {
         /// Where the artifact goes; NAME.dspx beside the spec by default.
         #[arg(short, long)]
         output: Option<PathBuf>,
-        /// Print a layer to standard output instead.
+        /// Print a layer to standard output instead; `rust` writes a crate.
         #[arg(long, value_enum)]
         emit: Option<Layer>,
+        /// Where `--emit rust` writes its crate; NAME-bindings beside the spec by default.
+        #[arg(long, value_name = "DIR")]
+        crate_dir: Option<PathBuf>,
+        /// The folder of the crate `dspc-runtime`, for `--emit rust`; in the source that this `dspc` was built from by default.
+        #[arg(long, value_name = "DIR")]
+        runtime_path: Option<PathBuf>,
         /// What to compile for.
         #[arg(long, value_delimiter = ',', default_value = "cpu")]
         target: Vec<String>,
@@ -146,4 +152,6 @@ pub enum Layer {
     Ptx,
     /// The kernels as assembly of the CPU.
     Asm,
+    /// A crate that embeds the program, with typed bindings.
+    Rust,
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dspc_grammar::print_tree;
 
+use super::bindings::{self, Place};
 use crate::cli::{Format, Layer, When};
 use crate::exit::Exit;
 use crate::facts::Facts;
@@ -15,6 +16,7 @@ pub fn build(
     file: &Path,
     output: Option<&Path>,
     emit: Option<Layer>,
+    place: &Place,
     targets: &[String],
     when: When,
 ) -> Exit {
@@ -27,6 +29,7 @@ pub fn build(
     };
     let done = match emit {
         None => write_artifact(file, output, targets, &front, facts),
+        Some(Layer::Rust) => write_crate(file, place, targets, &front, facts),
         Some(layer) => print_layer(layer, &front, facts, targets),
     };
     match done {
@@ -88,10 +91,24 @@ fn write_artifact(
     Ok(())
 }
 
+fn write_crate(
+    file: &Path,
+    place: &Place,
+    targets: &[String],
+    front: &Front,
+    facts: Facts,
+) -> Result<(), Failure> {
+    let lowered = lower(front, facts)?;
+    let directory = bindings::write(file, place, &build::compiled(&lowered, targets)?)?;
+    eprintln!("wrote {}", directory.display());
+    Ok(())
+}
+
 fn print_layer(layer: Layer, front: &Front, facts: Facts, targets: &[String]) -> Result<(), Failure> {
     let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
     let text = match layer {
-        Layer::Ast => String::new(),
+        // Neither is printed here.
+        Layer::Ast | Layer::Rust => String::new(),
         Layer::Spec => dspc_spec::print(spec),
         Layer::Graph => dspc_graph::print_graph(&passes::graph(spec, &front.sources, passes::Use::Train)?),
         Layer::Train => dspc_train::print(&passes::train(spec, &front.sources)?),

@@ -1,5 +1,6 @@
 //! One command, one file.
 
+mod bindings;
 mod build;
 mod check;
 mod explain;
@@ -23,8 +24,9 @@ pub fn dispatch(cli: &Cli) -> Exit {
         Command::Explain { key } => explain::explain(key.as_deref()),
         Command::Fmt { files, check } => fmt::fmt(files, *check, cli.color),
         Command::Plan { file, format } => plan::plan(file, *format, cli.color),
-        Command::Build { file, output, emit, target } => {
-            build::build(file, output.as_deref(), *emit, target, cli.color)
+        Command::Build { file, output, emit, crate_dir, runtime_path, target } => {
+            let place = bindings::Place { directory: crate_dir.as_deref(), runtime: runtime_path.as_deref() };
+            build::build(file, output.as_deref(), *emit, &place, target, cli.color)
         }
         Command::Run { file, out, resume, max_steps, data } => {
             run::run(file, &run::Options { out, resume: *resume, max_steps: *max_steps, data }, cli.color)
