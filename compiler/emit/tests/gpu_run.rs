@@ -126,6 +126,7 @@ fn timings() {
     let cases = [
         ("residual layer norm bf16", kernels::residual_layer_norm(16_384, 1024, Bf16, 1024)),
         ("layer norm backward bf16", kernels::layer_norm_backward(16_384, 1024, Bf16, 64)),
+        ("the same, 16 rows a chunk", kernels::layer_norm_backward(16_384, 1024, Bf16, 16)),
         ("gelu bf16", kernels::gelu_flat(16_384, 4096, Bf16)),
         ("adamw", kernels::adamw(64 << 20)),
         ("cross entropy f32", kernels::cross_entropy(2048, 50_304, F32, 50_304)),

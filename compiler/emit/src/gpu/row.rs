@@ -301,10 +301,10 @@ impl Kernel<'_> {
                 true => self.held_pass(f, pass, &scalars, &place, &mut held)?,
                 false => self.looped_pass(f, pass, &scalars, &place)?,
             };
+            let totals = self.over_threads(f, pass, totals, slot)?;
+            slot += totals.len() as u32;
             for (&node, total) in pass.reduces.iter().zip(totals) {
-                let (function, _) = reduction(self.kernel, node)?;
-                scalars[node.0 as usize] = Some(self.over_threads(f, function, total, slot));
-                slot += 1;
+                scalars[node.0 as usize] = Some(total);
             }
         }
         self.write_row_values(f, &scalars, &place)?;
@@ -586,46 +586,58 @@ impl Kernel<'_> {
         Ok(())
     }
 
-    /// One number of all threads of a row, known to all.
-    fn over_threads(&self, f: &mut Function, function: ReduceFn, total: Value, slot: u32) -> Value {
-        let mut total = total;
-        for distance in [16, 8, 4, 2, 1] {
-            let int = Type::scalar(Element::I32);
-            let (all, distance, clamp) = (f.int(int, -1), f.int(int, distance), f.int(int, 31));
-            let other = f.value(
-                total.ty,
-                format!("nvvm.shfl.sync bfly {all}, {total}, {distance}, {clamp} : f32 -> f32"),
-            );
-            total = reduce_pair(f, function, total, other);
-        }
-        let Some(shared) = self.shared else { return total };
+    /// A pass's reductions over all threads of a row, known to all: however many, the block waits as often as for one.
+    fn over_threads(&self, f: &mut Function, pass: &Pass, totals: Values, slot: u32) -> Emitted<Values> {
+        let functions: Vec<ReduceFn> = pass
+            .reduces
+            .iter()
+            .map(|&n| reduction(self.kernel, n).map(|(function, _)| function))
+            .collect::<Emitted<_>>()?;
+        let totals: Values =
+            functions.iter().zip(totals).map(|(&function, total)| over_warp(f, function, total)).collect();
+        let (Some(shared), false) = (self.shared, totals.is_empty()) else { return Ok(totals) };
         let warps = self.layout.threads / 32;
-        let at = |f: &mut Function, index: Value| f.offset(shared, index, Element::F32);
         let lane_mask = f.int(self.thread.ty, 31);
         let lane = f.and(self.thread, lane_mask);
         let zero = f.int(lane.ty, 0);
         let is_first = f.order(Order::Equal, lane, zero);
         let warp = f.shr(self.thread, 5);
         f.only_if(is_first, |f| {
-            let index = f.plus(warp, (slot * warps).into());
-            let to = at(f, index);
-            f.store(total, to, 4);
+            for (slot, &total) in (slot..).zip(&totals) {
+                let index = f.plus(warp, (slot * warps).into());
+                let to = f.offset(shared, index, Element::F32);
+                f.store(total, to, 4);
+            }
         });
         f.line("nvvm.barrier0");
-        let ty = Type::scalar(Element::F32);
-        let mut sum = None;
-        for warp in 0..warps {
-            let index = f.int(Type::scalar(Element::I32), (slot * warps + warp).into());
-            let from = at(f, index);
-            let part = f.load(from, ty, 4);
-            sum = Some(sum.map_or(part, |sum| reduce_pair(f, function, sum, part)));
+        let mut all = vec![];
+        for (slot, function) in (slot..).zip(functions) {
+            let mut parts = vec![];
+            for warp in 0..warps {
+                let index = f.int(Type::scalar(Element::I32), (slot * warps + warp).into());
+                let from = f.offset(shared, index, Element::F32);
+                parts.push(f.load(from, Type::scalar(Element::F32), 4));
+            }
+            let first = parts[0];
+            all.push(parts[1..].iter().fold(first, |sum, &part| reduce_pair(f, function, sum, part)));
         }
         if matches!(self.kernel.split, Split::Chunks(_)) {
             // The next row writes the same numbers.
             f.line("nvvm.barrier0");
         }
-        sum.unwrap_or(total)
+        Ok(all)
     }
+}
+
+/// One number of a warp's lanes, known to all: a butterfly.
+fn over_warp(f: &mut Function, function: ReduceFn, total: Value) -> Value {
+    let int = Type::scalar(Element::I32);
+    [16, 8, 4, 2, 1].into_iter().fold(total, |total, distance| {
+        let (all, distance, clamp) = (f.int(int, -1), f.int(int, distance), f.int(int, 31));
+        let other = f
+            .value(total.ty, format!("nvvm.shfl.sync bfly {all}, {total}, {distance}, {clamp} : f32 -> f32"));
+        reduce_pair(f, function, total, other)
+    })
 }
 
 /// A run, its values, and those of its row.
