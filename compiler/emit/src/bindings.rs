@@ -26,11 +26,20 @@ fn library(program: &Program) -> String {
     let mut text = opening(program);
     let parts = [uses(), artifact(program), shapes(program), params::reference(), params::list(program)];
     for part in parts.into_iter().chain([stats(), trainer(), access(), generation(program)]) {
-        let file = syn::parse2(part).expect("what is quoted here is Rust");
-        text.push('\n');
-        text.push_str(&prettyplease::unparse(&file));
+        let file: syn::File = syn::parse2(part).expect("what is quoted here is Rust");
+        for items in file.items.chunk_by(stand_together) {
+            text.push('\n');
+            let file = syn::File { items: items.to_vec(), ..file.clone() };
+            text.push_str(&prettyplease::unparse(&file));
+        }
     }
     text
+}
+
+/// Uses, and constants, are lists; between other items there is an empty line.
+fn stand_together(one: &syn::Item, next: &syn::Item) -> bool {
+    use syn::Item::{Const, Use};
+    matches!((one, next), (Use(_), Use(_)) | (Const(_), Const(_)))
 }
 
 fn opening(program: &Program) -> String {
