@@ -86,11 +86,11 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// `817 k`, `3.2 G`
+/// `817.26k`, `3.20G`
 fn count(x: f64) -> String {
     let units = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match units.iter().find(|(size, _)| x >= *size) {
-        Some((size, unit)) => format!("{:.2} {unit}", x / size),
-        None => format!("{x} "),
+        Some((size, unit)) => format!("{:.2}{unit}", x / size),
+        None => format!("{x}"),
     }
 }

@@ -1,0 +1,104 @@
+//! The commands as a user types them: each page of `tests/cli` is a session, run and compared. `TRYCMD=overwrite` writes the outputs anew; read the change.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dspc_tests::file;
+
+/// The binary of the same profile as this test; the test command builds it first.
+fn dspc() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("dspc");
+    assert!(path.exists(), "{} is not there: `cargo build -p dspc` first, or run ./test", path.display());
+    path
+}
+
+fn run(folder: &Path, words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(dspc())
+        .current_dir(folder)
+        .env("DSPC_CACHE", folder.join("cache"))
+        .args(words)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// A folder with a small spec and its text.
+fn bigram() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bigram.dsp", "text.txt"] {
+        std::fs::copy(file(&format!("cli/{name}")), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn sessions() {
+    trycmd::TestCases::new().register_bin("dspc", dspc()).case("cli/*.md");
+}
+
+#[test]
+fn two_builds_are_equal_byte_for_byte() {
+    let folder = bigram();
+    for name in ["a.dspx", "b.dspx"] {
+        let (code, _, talk) = run(
+            folder.path(),
+            &["build", "bigram.dsp", "-o", name, "--target", "cpu:x86-64-v3,sm_80,sm_90a,sm_120"],
+        );
+        assert_eq!(code, 0, "{talk}");
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path().join("a.dspx")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["kernels.cpu.so", "kernels.sm_120.ptx", "kernels.sm_80.ptx", "kernels.sm_90a.ptx", "program.json"]
+    );
+    for name in names {
+        let read = |build: &str| std::fs::read(folder.path().join(build).join(&name)).unwrap();
+        assert!(read("a.dspx") == read("b.dspx"), "{name:?} differs");
+    }
+}
+
+#[test]
+fn a_run_saves_what_generation_and_resuming_need() {
+    let folder = bigram();
+    let (code, _, talk) = run(folder.path(), &["run", "bigram.dsp", "--max-steps", "5"]);
+    assert_eq!(code, 0, "{talk}");
+    for name in
+        ["metrics.jsonl", "summary.json", "checkpoint-5/model.safetensors", "checkpoint-5/config.json"]
+    {
+        assert!(folder.path().join("runs/bigram").join(name).exists(), "no {name}");
+    }
+    let (code, text, talk) = run(
+        folder.path(),
+        &["generate", "runs/bigram", "-p", "to", "--max-new-tokens", "4", "--temperature", "0"],
+    );
+    assert_eq!((code, text.trim_end().chars().count() >= 2), (0, true), "{talk}");
+    let (code, _, talk) = run(folder.path(), &["run", "bigram.dsp", "--resume"]);
+    assert_eq!(code, 0, "{talk}");
+    assert!(folder.path().join("runs/bigram/checkpoint-10").exists());
+    let whole = bigram();
+    run(whole.path(), &["run", "bigram.dsp"]);
+    let weights = |f: &Path| std::fs::read(f.join("runs/bigram/checkpoint-10/model.safetensors")).unwrap();
+    assert!(weights(folder.path()) == weights(whole.path()), "a resumed run ends with other weights");
+}
+
+#[test]
+fn faults_of_the_data_are_coded_and_leave_nothing_behind() {
+    let cases: [(&str, &str, &str, i32); 4] = [
+        ("text.txt", "", "R0", 1),
+        ("text.txt", "abc", "R0", 1),
+        ("bigram.dsp", "\u{0}", "E0", 1),
+        ("bigram.dsp", "", "E0", 1),
+    ];
+    for (name, content, code_begins, _) in cases {
+        let folder = bigram();
+        std::fs::write(folder.path().join(name), content).unwrap();
+        let (code, _, talk) = run(folder.path(), &["run", "bigram.dsp"]);
+        assert!(code != 0 && code != 101, "{name} as {content:?}: exit {code}\n{talk}");
+        assert!(talk.contains(&format!("error[{code_begins}")), "{name} as {content:?}: {talk}");
+        assert!(!folder.path().join("runs").exists(), "{name} as {content:?} leaves a run behind");
+    }
+}
