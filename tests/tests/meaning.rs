@@ -158,3 +158,18 @@ fn dropout_is_the_same_in_graph_and_program() {
     let text = text.replace("context: 4)", "context: 4, dropout: 0.3)");
     program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
 }
+
+/// A sequence and width at which the sum over the batch of the positions' gradient is too long for a row of partial sums.
+#[test]
+fn long_rows_are_added_element_by_element() {
+    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
+    let text = text
+        .replace("context: 4)", "context: 256)")
+        .replace("width: 8", "width: 36")
+        .replace("sequence: 4", "sequence: 256");
+    let text = text
+        .replace("layers: 2", "layers: 1")
+        .replace("batch: 4\n  micro_batch: 2", "batch: 20\n  micro_batch: 10");
+    let compiled = compile_text(&file("suite/layers/gpt2.dsp"), &text);
+    assert!(dspc_kernel::print(&compiled.lowered.kernels).contains("sum_rows"));
+}

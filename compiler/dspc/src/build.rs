@@ -25,7 +25,8 @@ pub fn cached(front: &Front, characters: Option<String>, when: When) -> Result<P
         Exit::InputErrors
     })?;
     let directory = cache_dir().join("artifacts").join(format!("{}-{}.dspx", spec.name, key(&lowered)));
-    if artifact::read(&directory).is_err() {
+    let whole = artifact::read(&directory).and_then(|artifact| artifact.kernels("cpu").map(|_| ()));
+    if whole.is_err() {
         write(&lowered, &["cpu".to_string()], &directory)?;
     }
     Ok(directory)

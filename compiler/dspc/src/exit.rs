@@ -13,6 +13,8 @@ pub enum Exit {
     Difference,
     /// 5: the environment lacks something (a file, a linker, a device).
     Environment,
+    /// 75: stopped by a signal after saving; run again with `--resume`.
+    Interrupted,
     /// Another code, from the runtime's faults.
     Code(u8),
 }
@@ -24,6 +26,7 @@ impl From<Exit> for ExitCode {
             Exit::InputErrors => 1,
             Exit::Difference => 3,
             Exit::Environment => 5,
+            Exit::Interrupted => 75,
             Exit::Code(code) => code,
         })
     }

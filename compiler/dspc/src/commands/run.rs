@@ -64,6 +64,7 @@ fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
         max_steps: options.max_steps,
     };
     match train::run(artifact, &options, &stop) {
+        Ok(summary) if summary.interrupted => Exit::Interrupted,
         Ok(_) => Exit::Success,
         Err(error) => super::fault(&error),
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dspc_graph::form::Form;
 use dspc_graph::ir::{DType, OpNode, ValueId};
-use dspc_graph::rowfn::{Access, InputId, Node, NodeId, RowFn, RowMap, Yield};
+use dspc_graph::rowfn::{Access, BinaryFn, InputId, Node, NodeId, RowFn, RowMap, Yield};
 
 use super::Lowering;
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
@@ -16,6 +16,11 @@ use crate::steps::{Launch, Place, Step, StorageKind};
 const CHUNK_ROWS_MIN: u64 = 64;
 /// Chunks, at most: as many threads can share a kernel with column sums.
 const CHUNKS_MAX: u64 = 64;
+
+/// Columns of a column sum that is made row by row, at most: a partial row must stay in the first cache.
+const SUM_COLS_MAX: u64 = 8192;
+/// Rows that one kernel adds element by element.
+const SUM_ROWS_MAX: u64 = 8;
 
 /// Rows that one partial column sum covers: fixed by the shape, so that the sum's order is.
 fn chunk_rows(rows: u64) -> u64 {
@@ -143,6 +148,13 @@ impl Lowering<'_> {
         ops: &[&OpNode],
         epilogue: bool,
     ) -> Vec<Step> {
+        if let [(value, Yield::ColumnSum(node))] = results
+            && let Node::Load(input) = draft.nodes[node.0 as usize]
+            && draft.cols > SUM_COLS_MAX
+            && !epilogue
+        {
+            return self.sum_rows(&draft, input, *value, &ops[0].origin);
+        }
         let chunk = chunk_rows(draft.rows);
         let chunks = draft.rows.div_ceil(chunk);
         let sums = results.iter().any(|(_, y)| matches!(y, Yield::ColumnSum(_)));
@@ -196,6 +208,37 @@ impl Lowering<'_> {
         let kernel = self.pool.kernel(&stem(ops), Kernel::Row(kernel));
         let launch = Step::Launch(Launch { kernel, operands, origin });
         std::iter::once(launch).chain(after).collect()
+    }
+
+    /// Few long rows, added element by element in order: the gradient of a value that was broadcast over the batch.
+    fn sum_rows(&mut self, draft: &Draft, input: InputId, value: ValueId, origin: &str) -> Vec<Step> {
+        let (read, from) = draft.reads[input.0 as usize].clone();
+        let to = self.locate(value);
+        let mut adds = self.adds(value);
+        let mut steps = vec![];
+        for start in (0..draft.rows).step_by(SUM_ROWS_MAX as usize) {
+            let rows = start..draft.rows.min(start + SUM_ROWS_MAX);
+            let mut operands: Vec<Place> =
+                rows.map(|row| Place { offset: from.offset + row * read.stride, ..from }).collect();
+            let dense = Read { access: Access::Element(RowMap::EACH), stride: draft.cols, ..read.clone() };
+            let reads = vec![dense; operands.len()];
+            let mut nodes = vec![Node::Load(InputId(0))];
+            for i in 1..operands.len() as u32 {
+                let sum = NodeId(nodes.len() as u32 - 1);
+                nodes.push(Node::Load(InputId(i)));
+                nodes.push(Node::Binary(BinaryFn::Add, sum, NodeId(nodes.len() as u32 - 1)));
+            }
+            let what = Target::Element(NodeId(nodes.len() as u32 - 1));
+            let (name, dtype) = (self.graph.value(value).name.clone(), self.graph.ty(value).dtype);
+            let writes = vec![Write { name, dtype, what, stride: draft.cols, accumulate: adds }];
+            let kernel =
+                RowKernel { rows: 1, cols: draft.cols, reads, nodes, writes, split: Split::Elements };
+            let kernel = self.pool.kernel("sum_rows", Kernel::Row(kernel));
+            operands.push(to.place);
+            steps.push(Step::Launch(Launch { kernel, operands, origin: origin.into() }));
+            adds = true;
+        }
+        steps
     }
 
     /// Adds the rows of partial column sums, in order.
