@@ -1,4 +1,4 @@
-//! The commands as a user types them: each page of `tests/cli` is a session, run and compared. `TRYCMD=overwrite` writes the outputs anew; read the change.
+//! The commands as a user types them: `tests/cli/commands.md` is a session, run and compared. `TRYCMD=overwrite` writes the outputs anew; read the change.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +28,7 @@ fn run(folder: &Path, words: &[&str]) -> (i32, String, String) {
 fn bigram() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["bigram.dsp", "text.txt"] {
-        std::fs::copy(file(&format!("cli/{name}")), folder.path().join(name)).unwrap();
+        std::fs::copy(file(&format!("cli/commands.in/{name}")), folder.path().join(name)).unwrap();
     }
     folder
 }
