@@ -1,5 +1,7 @@
 //! The commands as a user types them: `tests/cli/commands.md` is a session, run and compared. `TRYCMD=overwrite` writes the outputs anew; read the change.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

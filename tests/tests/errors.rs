@@ -3,6 +3,8 @@
 //! A spec here says only what matters for its mistake. Of `model`, `data`, `optimizer` and `train`, what it leaves out is added below it,
 //! unless its first line says "whole file". A first line that says `--ranks N` is checked for that many ranks.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::fs;
 
 use dspc_grammar::ast::{File, ItemKind};

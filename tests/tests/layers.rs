@@ -1,5 +1,7 @@
 //! Every layer of three small specs, printed: the snapshots are the documentation of the forms.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use dspc::passes::{self, Use};
 use dspc_tests::{compile, file};
 

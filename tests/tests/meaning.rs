@@ -3,6 +3,8 @@
 //! Both run in f64 on the same weights and ids: the graph by its interpreter, the program by the kernels' descriptions on its own arenas, where what was
 //! never written is NaN.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
 use dspc_tests::{
     Compiled, compile, compile_text, file, fill, fill_params, hash, hashed, read, scale_and_offset,

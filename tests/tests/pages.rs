@@ -1,5 +1,7 @@
 //! The pages of the layers show what the code prints: every `text` block is part of it, line for line.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use dspc_tests::{Compiled, compile_text};
 use std::fs;
 use std::path::{Path, PathBuf};

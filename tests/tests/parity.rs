@@ -1,6 +1,8 @@
 //! The whole small GPT-2 against an independent PyTorch run (`tests/parity/reference.py`): the program in f64 against PyTorch's f64, and the
 //! compiled program against both.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use dspc_runtime::Session;
 use dspc_schedule::Machine;
 use dspc_tests::{Compiled, compile, file, fill, fill_params, hash, hashed, read};

@@ -14,28 +14,34 @@ fn sentence(comments: &[&str]) -> String {
     comments.iter().map(|c| c.trim_start_matches('#').trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// A definition's first line without its body.
-fn heading(line: &str) -> &str {
-    let end = if line.starts_with("model") && !line.contains("->") {
-        line.find(" = ").map(|_| line.len())
-    } else {
-        line.rfind(" {")
-    };
-    &line[..end.unwrap_or(line.len())]
+/// A definition's lines, from the first, without its body: up to the brace, or to the end of the call that it stands for.
+fn heading(lines: &[&str]) -> String {
+    let mut depth = 0i32;
+    let mut text = vec![];
+    for line in lines {
+        depth += line.matches('(').count() as i32 - line.matches(')').count() as i32;
+        let end = if depth == 0 { line.rfind(" {").unwrap_or(line.len()) } else { line.len() };
+        text.push(&line[..end]);
+        if depth == 0 {
+            break;
+        }
+    }
+    text.join("\n")
 }
 
 fn library(source: &str) -> String {
     let mut page = String::new();
     let mut comments: Vec<&str> = vec![];
     let mut first = true;
-    for line in source.lines() {
+    let lines: Vec<&str> = source.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
         if line.starts_with('#') {
             comments.push(line);
         } else if line.starts_with("layer ") || line.starts_with("model ") {
             let said = sentence(&comments);
             comments.clear();
             let text = if said.is_empty() { String::new() } else { format!("{said}\n\n") };
-            let _ = write!(page, "{text}```\n{}\n```\n\n", heading(line));
+            let _ = write!(page, "{text}```\n{}\n```\n\n", heading(&lines[number..]));
         } else if line.is_empty() && first && !comments.is_empty() {
             let _ = write!(page, "{}\n\n", sentence(&comments));
             comments.clear();
@@ -67,7 +73,11 @@ fn page() -> String {
 
 #[test]
 fn the_page_is_what_the_code_says() {
-    let written = include_str!("../../../docs/language/library.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/language/library.md");
     let made = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &made).expect("the page can be written");
+    }
+    let written = std::fs::read_to_string(path).expect("the page is there");
     assert!(written == made, "docs/language/library.md should read:\n{made}<end>");
 }

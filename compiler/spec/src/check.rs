@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_default_is_no_place_to_point_at() {
-        let (spec, found) = check(&EXAMPLE.replace("steps:  2000", "steps:  5"));
+        let (spec, found) = check(&EXAMPLE.replace("steps: 2000", "steps: 5"));
         assert!(spec.is_some());
         assert_eq!(found.iter().map(|d| d.code).collect::<Vec<_>>(), ["W0101", "W0103"]);
     }
