@@ -45,6 +45,8 @@ struct Part {
 
 /// Heads up to this wide have tiles of 64, wider ones of 32: all tiles of a kernel fit the second cache.
 const NARROW_HEAD: u64 = 128;
+/// Sequences up to this long have tiles of 32, so that a causal mask skips a larger share of their few tiles.
+const SHORT_SEQUENCE: u64 = 128;
 
 impl<'k> Geometry<'k> {
     fn new(symbol: &str, kernel: &'k AttentionKernel, lanes: u32, operands: usize) -> Result<Self, String> {
@@ -66,7 +68,8 @@ impl<'k> Geometry<'k> {
             return Err("attention over integers".to_string());
         }
         let step = u64::from(lanes).max(ROW_STEP);
-        let tile = if k.head_dim <= NARROW_HEAD { 64 } else { 32 };
+        let long = k.queries.max(k.keys) > SHORT_SEQUENCE;
+        let tile = if k.head_dim <= NARROW_HEAD && long { 64 } else { 32 };
         let query_tile = k.queries.next_multiple_of(step).min(tile);
         let key_tile = k.keys.next_multiple_of(step).min(tile);
         let classes = mask::classify(&k.mask, k.queries, k.keys, query_tile, key_tile);
