@@ -46,6 +46,11 @@ pub trait Device {
     /// R0202 where the slot is not there or is shorter.
     fn read(&self, buffer: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error>;
 
+    /// A slot as it lies, where the device's memory is the host's: nothing is copied.
+    fn lent(&self, _buffer: BufferId, _slot: u64, _bytes: usize) -> Option<&[u8]> {
+        None
+    }
+
     /// For people: `2 threads`.
     fn describe(&self) -> String;
 }

@@ -242,6 +242,11 @@ impl Session {
         self.device.write(param.buffer, param.slot, bytemuck::cast_slice(values))
     }
 
+    /// One slot as it lies in memory, if the host can see it.
+    pub(crate) fn lent(&self, buffer: BufferId, slot: u64, bytes: usize) -> Option<&[u8]> {
+        self.device.lent(buffer, slot, bytes)
+    }
+
     /// Bytes of one slot of a buffer.
     pub(crate) fn read_slot(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.device.read(buffer, slot, 0, bytes)

@@ -1,4 +1,4 @@
-//! Tensors in safetensors files. One tensor at a time is in memory while writing.
+//! Tensors in safetensors files. What the host can see is written from where it lies; else one tensor at a time is copied.
 
 use crate::checkpoint::config;
 use crate::device::element_bytes;
@@ -101,6 +101,12 @@ impl View for Lazy<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.tensor;
+        if let (first, 1) = tensor.slots
+            && let Some(bytes) = self.session.lent(tensor.buffer, first, tensor.slot_bytes)
+        {
+            return Cow::Borrowed(bytes);
+        }
         // A buffer that cannot be read gives too few bytes, and the file's size is checked below.
         Cow::Owned(self.tensor.read_from(self.session).unwrap_or_default())
     }

@@ -119,6 +119,10 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn lent(&self, buffer: BufferId, slot: u64, bytes: usize) -> Option<&[u8]> {
+        self.arenas.slot(self.buffer(buffer).ok()?, slot, bytes)
+    }
+
     fn describe(&self) -> String {
         match self.machine.pool.threads() {
             1 => "cpu, 1 thread".into(),
