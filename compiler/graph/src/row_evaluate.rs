@@ -2,7 +2,7 @@
 
 use crate::interpret::Tensor;
 use crate::philox::UniformStream;
-use crate::rowfn::{Access, BinaryFn, InputId, Node, NodeId, ReduceFn, RowFn, RowMap, UnaryFn, Yield};
+use crate::rowfn::{Access, InputId, Node, NodeId, ReduceFn, RowFn, RowMap, Yield};
 
 /// The results of `f`, in its order: `[rows, cols]`, `[rows]` or `[cols]` by its [`Yield`].
 ///
@@ -85,8 +85,8 @@ fn evaluate_node(f: &RowFn, inputs: &[&Tensor], row: usize, node: &Node, values:
         Node::Const(c) => RowValue::Same(c),
         Node::ConstInt(c) => RowValue::Same(f64::from(c)),
         Node::Column => RowValue::Each((0..cols).map(|c| c as f64).collect()),
-        Node::Unary(g, x) => lift(&[x], &|c| unary(g, value(x).at(c))),
-        Node::Binary(g, a, b) => lift(&[a, b], &|c| binary(g, value(a).at(c), value(b).at(c))),
+        Node::Unary(g, x) => lift(&[x], &|c| g.apply(value(x).at(c))),
+        Node::Binary(g, a, b) => lift(&[a, b], &|c| g.apply(value(a).at(c), value(b).at(c))),
         Node::Select(k, a, b) => {
             lift(&[k, a, b], &|c| if value(k).at(c) != 0.0 { value(a).at(c) } else { value(b).at(c) })
         }
@@ -135,41 +135,4 @@ fn load(f: &RowFn, inputs: &[&Tensor], row: usize, input: InputId) -> RowValue {
         Access::Scalar => RowValue::Same(x.data[0]),
         Access::Table(_) => RowValue::Same(f64::NAN),
     }
-}
-
-fn unary(f: UnaryFn, x: f64) -> f64 {
-    match f {
-        UnaryFn::Negate => -x,
-        UnaryFn::Exp => libm::exp(x),
-        UnaryFn::Log => libm::log(x),
-        UnaryFn::Sqrt => x.sqrt(),
-        UnaryFn::Rsqrt => 1.0 / x.sqrt(),
-        UnaryFn::Reciprocal => 1.0 / x,
-        UnaryFn::Tanh => libm::tanh(x),
-        UnaryFn::Erf => libm::erf(x),
-        UnaryFn::Abs => x.abs(),
-        UnaryFn::IsFinite => truth(x.is_finite()),
-        UnaryFn::ToFloat => x,
-        UnaryFn::Not => truth(x == 0.0),
-    }
-}
-
-fn binary(f: BinaryFn, a: f64, b: f64) -> f64 {
-    match f {
-        BinaryFn::Add => a + b,
-        BinaryFn::Subtract => a - b,
-        BinaryFn::Multiply => a * b,
-        BinaryFn::Divide => a / b,
-        BinaryFn::Min => a.min(b),
-        BinaryFn::Max => a.max(b),
-        BinaryFn::Less => truth(a < b),
-        BinaryFn::LessEqual => truth(a <= b),
-        BinaryFn::Equal => truth(a == b),
-        BinaryFn::And => truth(a != 0.0 && b != 0.0),
-        BinaryFn::Or => truth(a != 0.0 || b != 0.0),
-    }
-}
-
-fn truth(x: bool) -> f64 {
-    f64::from(u8::from(x))
 }

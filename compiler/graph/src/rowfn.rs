@@ -176,3 +176,46 @@ pub enum Yield {
     /// `out[col] = Σ over rows of node`: bias and gain gradients.
     ColumnSum(NodeId),
 }
+
+impl UnaryFn {
+    /// Its value in f64; a boolean is 0 or 1.
+    pub fn apply(self, x: f64) -> f64 {
+        match self {
+            UnaryFn::Negate => -x,
+            UnaryFn::Exp => libm::exp(x),
+            UnaryFn::Log => libm::log(x),
+            UnaryFn::Sqrt => x.sqrt(),
+            UnaryFn::Rsqrt => 1.0 / x.sqrt(),
+            UnaryFn::Reciprocal => 1.0 / x,
+            UnaryFn::Tanh => libm::tanh(x),
+            UnaryFn::Erf => libm::erf(x),
+            UnaryFn::Abs => x.abs(),
+            UnaryFn::IsFinite => truth(x.is_finite()),
+            UnaryFn::ToFloat => x,
+            UnaryFn::Not => truth(x == 0.0),
+        }
+    }
+}
+
+impl BinaryFn {
+    /// Its value in f64; a boolean is 0 or 1.
+    pub fn apply(self, a: f64, b: f64) -> f64 {
+        match self {
+            BinaryFn::Add => a + b,
+            BinaryFn::Subtract => a - b,
+            BinaryFn::Multiply => a * b,
+            BinaryFn::Divide => a / b,
+            BinaryFn::Min => a.min(b),
+            BinaryFn::Max => a.max(b),
+            BinaryFn::Less => truth(a < b),
+            BinaryFn::LessEqual => truth(a <= b),
+            BinaryFn::Equal => truth(a == b),
+            BinaryFn::And => truth(a != 0.0 && b != 0.0),
+            BinaryFn::Or => truth(a != 0.0 || b != 0.0),
+        }
+    }
+}
+
+fn truth(x: bool) -> f64 {
+    f64::from(u8::from(x))
+}

@@ -5,7 +5,7 @@
 use dspc_graph::ir::DType;
 use dspc_graph::mask::Mask;
 use dspc_graph::philox;
-use dspc_graph::rowfn::{Access, BinaryFn, Node, ReduceFn, RowMap, UnaryFn};
+use dspc_graph::rowfn::{Access, Node, ReduceFn, RowMap};
 
 use crate::describe::{AttentionKernel, Kernel, RowKernel, ScatterAddKernel, Split, Target};
 
@@ -79,8 +79,8 @@ impl Row<'_> {
                 Node::Const(x) => vec![*x; cols],
                 Node::ConstInt(x) => vec![f64::from(*x); cols],
                 Node::Column => each(&|c| c as f64),
-                Node::Unary(f, a) => each(&|c| unary(*f, at(a, c))),
-                Node::Binary(f, a, b) => each(&|c| binary(*f, at(a, c), at(b, c))),
+                Node::Unary(f, a) => each(&|c| f.apply(at(a, c))),
+                Node::Binary(f, a, b) => each(&|c| f.apply(at(a, c), at(b, c))),
                 Node::Select(s, a, b) => each(&|c| if at(s, c) != 0.0 { at(a, c) } else { at(b, c) }),
                 Node::Reduce(ReduceFn::Sum, a) => vec![(0..cols).map(|c| at(a, c)).sum(); cols],
                 Node::Reduce(ReduceFn::Max, a) => {
@@ -122,43 +122,6 @@ impl Row<'_> {
         };
         self.operands[input] + offset as usize
     }
-}
-
-fn unary(f: UnaryFn, x: f64) -> f64 {
-    match f {
-        UnaryFn::Negate => -x,
-        UnaryFn::Exp => libm::exp(x),
-        UnaryFn::Log => libm::log(x),
-        UnaryFn::Sqrt => x.sqrt(),
-        UnaryFn::Rsqrt => 1.0 / x.sqrt(),
-        UnaryFn::Reciprocal => 1.0 / x,
-        UnaryFn::Tanh => libm::tanh(x),
-        UnaryFn::Erf => libm::erf(x),
-        UnaryFn::Abs => x.abs(),
-        UnaryFn::IsFinite => flag(x.is_finite()),
-        UnaryFn::ToFloat => x,
-        UnaryFn::Not => flag(x == 0.0),
-    }
-}
-
-fn binary(f: BinaryFn, a: f64, b: f64) -> f64 {
-    match f {
-        BinaryFn::Add => a + b,
-        BinaryFn::Subtract => a - b,
-        BinaryFn::Multiply => a * b,
-        BinaryFn::Divide => a / b,
-        BinaryFn::Min => a.min(b),
-        BinaryFn::Max => a.max(b),
-        BinaryFn::Less => flag(a < b),
-        BinaryFn::LessEqual => flag(a <= b),
-        BinaryFn::Equal => flag(a == b),
-        BinaryFn::And => flag(a != 0.0 && b != 0.0),
-        BinaryFn::Or => flag(a != 0.0 || b != 0.0),
-    }
-}
-
-fn flag(condition: bool) -> f64 {
-    f64::from(u8::from(condition))
 }
 
 /// The probabilities of one query's row and their log-sum-exp; all zero and −∞ if it may look at nothing.
