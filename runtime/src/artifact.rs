@@ -1,4 +1,4 @@
-//! A `.dspx` folder: `program.json` and one kernel file a target.
+//! A `.dspx` folder: a program for each family of devices, `program.json` for CPUs and `program.cuda.json` for GPUs, and one kernel file a target.
 //!
 //! The version is read before anything else is believed; a kernel file is used only if it has the hash that the program states.
 
@@ -10,11 +10,19 @@ pub use embedded::Embedded;
 use crate::device::cpu::Cpu;
 use crate::durable;
 use crate::error::Error;
-use dspc_program::{FORMAT_VERSION, Program, Target};
+use dspc_program::{FORMAT_VERSION, Family, Program, Target};
 use std::path::{Component, Path, PathBuf};
 
-/// The program's file in an artifact.
+/// The file of the CPU's program.
 pub(crate) const PROGRAM_FILE: &str = "program.json";
+
+/// A family's file in an artifact.
+pub fn program_file(family: Family) -> &'static str {
+    match family {
+        Family::Cpu => PROGRAM_FILE,
+        Family::Cuda => "program.cuda.json",
+    }
+}
 
 /// An artifact that was read.
 #[derive(Clone, Debug)]
@@ -34,12 +42,12 @@ pub struct KernelFile<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Reads an artifact's program. Kernel files are read when a device is made.
+/// Reads an artifact's program for a family of devices. Kernel files are read when a device is made.
 ///
 /// # Errors
 /// R0201, R0202, R0203.
-pub fn read(directory: &Path) -> Result<Artifact, Error> {
-    let path = directory.join(PROGRAM_FILE);
+pub fn read(directory: &Path, family: Family) -> Result<Artifact, Error> {
+    let path = directory.join(program_file(family));
     let bytes =
         std::fs::read(&path).map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
     Ok(Artifact { directory: directory.into(), program: parse(&bytes, path)? })
@@ -134,14 +142,18 @@ pub fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Writes an artifact: whole under its name, or not at all. One that is there is replaced.
+/// Writes an artifact, a program a family and the files of all their targets: whole under its name, or not at all. One that is there is
+/// replaced.
 ///
 /// # Errors
 /// R0301, R0302.
-pub fn write(directory: &Path, program: &Program, files: &[KernelFile<'_>]) -> Result<(), Error> {
-    let json = to_json(program, directory)?;
+pub fn write(directory: &Path, programs: &[&Program], files: &[KernelFile<'_>]) -> Result<(), Error> {
+    let json = |program: &&Program| Ok((program_file(program.family), to_json(*program, directory)?));
+    let programs = programs.iter().map(json).collect::<Result<Vec<_>, Error>>()?;
     durable::replace_folder(directory, |temporary| {
-        durable::write_synced(&temporary.join(PROGRAM_FILE), &[&json])?;
+        for (name, json) in &programs {
+            durable::write_synced(&temporary.join(name), &[json])?;
+        }
         for file in files {
             let name = file_name(file.name).ok_or_else(|| Error::WriteFailed {
                 path: file.name.into(),
@@ -181,6 +193,7 @@ mod tests {
             hash: hash(bytes),
             level: "x86-64".into(),
             features: vec![],
+            launches: vec![],
         }
     }
 
@@ -188,7 +201,7 @@ mod tests {
         let mut builder = Builder::new();
         builder.program.targets.push(target("cpu.so", b"kernels"));
         let directory = dir.join("x.dspx");
-        write(&directory, &builder.program, &[KernelFile { name: "cpu.so", bytes: b"kernels" }]).unwrap();
+        write(&directory, &[&builder.program], &[KernelFile { name: "cpu.so", bytes: b"kernels" }]).unwrap();
         directory
     }
 
@@ -197,7 +210,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = written(dir.path());
         let first = std::fs::read(directory.join(PROGRAM_FILE)).unwrap();
-        let artifact = read(&directory).unwrap();
+        let artifact = read(&directory, Family::Cpu).unwrap();
         assert_eq!(artifact.program.name, "tiny");
         assert_eq!(artifact.kernels("cpu").unwrap().1, directory.join("cpu.so"));
         written(dir.path());
@@ -209,7 +222,7 @@ mod tests {
     fn a_flipped_bit_in_a_kernel_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let directory = written(dir.path());
-        let artifact = read(&directory).unwrap();
+        let artifact = read(&directory, Family::Cpu).unwrap();
         for bit in 0..7 * 8 {
             let mut bytes = *b"kernels";
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -235,9 +248,9 @@ mod tests {
         ];
         for (text, code) in cases {
             std::fs::write(dir.path().join(PROGRAM_FILE), text).unwrap();
-            assert_eq!(read(dir.path()).unwrap_err().code(), code, "{text}");
+            assert_eq!(read(dir.path(), Family::Cpu).unwrap_err().code(), code, "{text}");
         }
-        assert_eq!(read(&dir.path().join("none")).unwrap_err().code(), "R0201");
+        assert_eq!(read(&dir.path().join("none"), Family::Cpu).unwrap_err().code(), "R0201");
     }
 
     #[test]
@@ -247,7 +260,7 @@ mod tests {
         let whole = std::fs::read(directory.join(PROGRAM_FILE)).unwrap();
         for end in 0..whole.len() - 2 {
             std::fs::write(directory.join(PROGRAM_FILE), &whole[..end]).unwrap();
-            assert_eq!(read(&directory).unwrap_err().code(), "R0202", "cut at {end}");
+            assert_eq!(read(&directory, Family::Cpu).unwrap_err().code(), "R0202", "cut at {end}");
         }
     }
 
@@ -256,10 +269,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = written(dir.path());
         let refused = |change: &dyn Fn(&mut Program)| {
-            let mut program = read(&written(dir.path())).unwrap().program;
+            let mut program = read(&written(dir.path()), Family::Cpu).unwrap().program;
             change(&mut program);
             std::fs::write(directory.join(PROGRAM_FILE), serde_json::to_vec(&program).unwrap()).unwrap();
-            assert_eq!(read(&directory).unwrap_err().code(), "R0202");
+            assert_eq!(read(&directory, Family::Cpu).unwrap_err().code(), "R0202");
         };
         refused(&|p| p.data.sequence = 0);
         refused(&|p| p.training.batch = 3);
@@ -274,7 +287,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let directory = written(dir.path());
-        let mut artifact = read(&directory).unwrap();
+        let mut artifact = read(&directory, Family::Cpu).unwrap();
         artifact.program.targets[0].file = "../x".into();
         assert_eq!(artifact.kernels("cpu").unwrap_err().code(), "R0202");
     }

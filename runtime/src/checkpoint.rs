@@ -21,7 +21,7 @@ use crate::durable;
 use crate::error::Error;
 use crate::session::Session;
 use commit::Commit;
-use dspc_program::Program;
+use dspc_program::{Family, Program};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -121,7 +121,7 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`artifact::read`].
     pub fn artifact(&self) -> Result<Artifact, Error> {
-        artifact::read(&self.path.join(PROGRAM_FOLDER))
+        artifact::read(&self.path.join(PROGRAM_FOLDER), Family::Cpu)
     }
 
     /// Sets a session's weights.
@@ -243,7 +243,8 @@ fn fill(dir: &Path, session: &Session, artifact: &Artifact, state: &State) -> Re
     durable::write_synced(&config, &[&artifact::to_json(&config::config(program), &config)?])?;
     let path = dir.join(STATE_FILE);
     durable::write_synced(&path, &[&artifact::to_json(state, &path)?])?;
-    let names = program.targets.iter().map(|t| t.file.as_str()).chain([artifact::PROGRAM_FILE]);
+    let names =
+        program.targets.iter().map(|t| t.file.as_str()).chain([artifact::program_file(program.family)]);
     for name in names {
         let source = artifact.directory.join(name);
         let bytes =

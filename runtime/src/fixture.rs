@@ -18,6 +18,7 @@ impl Builder {
             dspc: "test".into(),
             name: "tiny".into(),
             spec_hash: "5ec".into(),
+            family: Family::Cpu,
             mesh: vec![("data".into(), 1)],
             model: Model {
                 architecture: "tiny".into(),
@@ -236,6 +237,7 @@ pub(crate) fn bigram(dir: &Path) -> Artifact {
         hash: artifact::hash(&bytes),
         level: "x86-64".into(),
         features: Vec::new(),
+        launches: Vec::new(),
     }];
     write(dir, &b.program, &bytes)
 }
@@ -249,6 +251,6 @@ pub(crate) fn changed(dir: &Path, artifact: &Artifact, change: impl FnOnce(&mut 
 
 fn write(dir: &Path, program: &Program, kernels: &[u8]) -> Artifact {
     let directory = dir.join("tiny.dspx");
-    artifact::write(&directory, program, &[KernelFile { name: "cpu.so", bytes: kernels }]).unwrap();
-    artifact::read(&directory).unwrap()
+    artifact::write(&directory, &[program], &[KernelFile { name: "cpu.so", bytes: kernels }]).unwrap();
+    artifact::read(&directory, program.family).unwrap()
 }

@@ -624,7 +624,7 @@ mod tests {
     fn a_run_that_is_killed_goes_on_from_a_whole_checkpoint() {
         const VARIABLE: &str = "DSPC_TEST_KILLED";
         if let Ok(dir) = std::env::var(VARIABLE) {
-            let artifact = artifact::read(&Path::new(&dir).join("tiny.dspx")).unwrap();
+            let artifact = artifact::read(&Path::new(&dir).join("tiny.dspx"), Default::default()).unwrap();
             let mut options = options(Path::new(&dir), "run");
             options.resume = !checkpoint::commits(&options.run_dir).is_empty();
             train(&artifact, &options).0.unwrap();
@@ -667,7 +667,7 @@ mod tests {
         const VARIABLE: &str = "DSPC_TEST_FULL_DISK";
         if let Ok(dir) = std::env::var(VARIABLE) {
             let dir = Path::new(&dir);
-            let artifact = artifact::read(&dir.join("tiny.dspx")).unwrap();
+            let artifact = artifact::read(&dir.join("tiny.dspx"), Default::default()).unwrap();
             let mut options = options(dir, "run");
             options.resume = true;
             let (result, notes) = train(&artifact, &options);

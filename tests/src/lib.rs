@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use dspc::passes::{self, Front, Lowered};
-use dspc_program::Program;
+use dspc_program::{Family, Program};
 use dspc_schedule::Machine;
 use dspc_source::{Colour, render_text};
 use dspc_spec::settings::Spec;
@@ -47,7 +47,7 @@ pub fn compile_text(path: &Path, text: &str) -> Compiled {
     passes::check(&mut front, &stem, &facts.data);
     let report = render_text(&front.diagnostics, &front.sources, Colour::Plain);
     let spec = front.spec.as_ref().unwrap_or_else(|| panic!("{report}"));
-    let lowered = passes::lower(spec, &front.sources, facts.characters).unwrap();
+    let lowered = passes::lower(spec, &front.sources, facts.characters, Family::Cpu).unwrap();
     Compiled { front, lowered }
 }
 

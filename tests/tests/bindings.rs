@@ -99,7 +99,7 @@ fn page_example() -> String {
 
 /// The same steps, by the runtime, on the artifact that lies in the crate.
 fn by_session(crate_dir: &Path) -> Vec<f32> {
-    let artifact = artifact::read(&crate_dir.join("program.dspx")).unwrap();
+    let artifact = artifact::read(&crate_dir.join("program.dspx"), Default::default()).unwrap();
     let (training, data) = (&artifact.program.training, &artifact.program.data);
     let (batch, sequence) = (training.batch as usize, data.sequence as usize);
     let row = sequence + 1;

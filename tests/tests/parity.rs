@@ -114,8 +114,8 @@ fn the_compiled_program_trains_as_pytorch_does() {
     let (compiled, reference) = (compile("parity/gpt2_small.dsp"), reference());
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("gpt2.dspx");
-    dspc::build::write(&compiled.lowered, &["cpu".to_string()], &directory).unwrap();
-    let artifact = dspc_runtime::artifact::read(&directory).unwrap();
+    dspc::build::write(std::slice::from_ref(&compiled.lowered), &["cpu".to_string()], &directory).unwrap();
+    let artifact = dspc_runtime::artifact::read(&directory, Default::default()).unwrap();
     let mut session = Session::new(&artifact.program, artifact.cpu(2).unwrap()).unwrap();
     for (i, param) in artifact.program.params.iter().enumerate() {
         let elements: u64 = param.dims.iter().product();

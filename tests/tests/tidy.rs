@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("graph", &["source", "spec"]),
     ("train", &["source", "spec", "graph"]),
     ("plan", &["source", "spec", "graph", "train"]),
-    ("kernel", &["source", "spec", "graph", "train", "plan"]),
+    ("kernel", &["source", "spec", "graph", "train", "plan", "program"]),
     ("program", &[]),
     ("schedule", &["source", "spec", "graph", "train", "plan", "kernel", "program"]),
     ("emit", &["source", "spec", "graph", "train", "plan", "kernel", "schedule", "program"]),

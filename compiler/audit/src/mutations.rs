@@ -98,7 +98,7 @@ fn transposed(at: Place) -> Matrix {
 }
 
 fn product(m: u64, n: u64, k: u64, [a, b, c]: [Matrix; 3]) -> Gemm {
-    Gemm { m, n, k, a, b, c, accumulate: false, epilogue: None }
+    Gemm { m, n, k, a, b, c, accumulate: false, tf32: false, fused: None, own: None, epilogue: None }
 }
 
 fn repeat(over: Over, count: u64, reverse: bool, body: Vec<Instruction>) -> Instruction {
@@ -216,6 +216,7 @@ fn sane() -> Program {
         dspc: "0.1.0".into(),
         name: "chain".into(),
         spec_hash: String::new(),
+        family: Family::Cpu,
         mesh: vec![("data".into(), 1)],
         model: Model {
             architecture: "chain".into(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dspc_program::Program;
+use dspc_program::{Family, Program};
 use dspc_runtime::artifact::{self, KernelFile};
 
 use crate::cli::When;
@@ -17,62 +17,80 @@ pub fn cache_dir() -> PathBuf {
     var("DSPC_CACHE").unwrap_or_else(|| user().unwrap_or_else(std::env::temp_dir).join("dspc"))
 }
 
-/// The artifact of a checked spec for this machine's CPU, built if the cache has none.
-pub fn cached(front: &Front, characters: Option<String>, when: When) -> Result<PathBuf, Exit> {
+/// The families of devices that targets belong to, each once.
+pub fn families(targets: &[String]) -> Vec<Family> {
+    let is_gpu = |name: &String| name.starts_with("sm_");
+    let cpu = (!targets.iter().all(is_gpu)).then_some(Family::Cpu);
+    cpu.into_iter().chain(targets.iter().any(is_gpu).then_some(Family::Cuda)).collect()
+}
+
+fn family(target: &str) -> Family {
+    if target.starts_with("sm_") { Family::Cuda } else { Family::Cpu }
+}
+
+/// The artifact of a checked spec for one target, built if the cache has none.
+pub fn cached(front: &Front, characters: Option<String>, target: &str, when: When) -> Result<PathBuf, Exit> {
     let Some(spec) = &front.spec else { return Err(Exit::InputErrors) };
-    let lowered = passes::lower(spec, &front.sources, characters).map_err(|diagnostics| {
+    let lowered = passes::lower(spec, &front.sources, characters, family(target)).map_err(|diagnostics| {
         report::print(&diagnostics, &front.sources, crate::cli::Format::Text, when);
         Exit::InputErrors
     })?;
-    let directory = cache_dir().join("artifacts").join(format!("{}-{}.dspx", spec.name, key(&lowered)));
-    let whole = artifact::read(&directory).and_then(|artifact| artifact.kernels("cpu").map(|_| ()));
+    let key = key(&lowered, target);
+    let directory = cache_dir().join("artifacts").join(format!("{}-{key}.dspx", spec.name));
+    let whole =
+        artifact::read(&directory, family(target)).and_then(|artifact| artifact.kernels(target).map(|_| ()));
     if whole.is_err() {
-        write(&lowered, &["cpu".to_string()], &directory)?;
+        write(&[lowered], &[target.to_string()], &directory)?;
     }
     Ok(directory)
 }
 
 /// Everything that the kernels of this machine follow from.
-fn key(lowered: &Lowered) -> String {
+fn key(lowered: &Lowered, target: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     let program = serde_json::to_vec(&lowered.program).unwrap_or_default();
     hasher.update(&program);
     for kernel in &lowered.kernels.kernels {
         hasher.update(format!("{:?}", kernel.kernel).as_bytes());
     }
+    hasher.update(target.as_bytes());
     hasher.update(backend::host().as_bytes());
     hasher.finalize().to_hex()[..16].to_string()
 }
 
-/// A program and the files of its kernels: what an artifact holds.
+/// What an artifact holds.
 pub struct Compiled {
-    /// With its targets.
-    pub program: Program,
-    /// In the order of the targets.
-    pub files: Vec<Vec<u8>>,
+    /// A program a family, with its targets, and the files of its kernels in their order.
+    pub programs: Vec<(Program, Vec<Vec<u8>>)>,
 }
 
 impl Compiled {
     /// Writes the artifact.
     pub fn write(&self, directory: &Path) -> Result<(), Exit> {
-        let targets = self.program.targets.iter().zip(&self.files);
+        let targets = self.programs.iter().flat_map(|(program, files)| program.targets.iter().zip(files));
         let files: Vec<KernelFile> =
             targets.map(|(target, bytes)| KernelFile { name: &target.file, bytes }).collect();
-        artifact::write(directory, &self.program, &files).map_err(|error| {
+        let programs: Vec<&Program> = self.programs.iter().map(|(program, _)| program).collect();
+        artifact::write(directory, &programs, &files).map_err(|error| {
             report::fault(error.code(), &error.to_string(), &error.remedy());
             Exit::Code(error.exit_code() as u8)
         })
     }
 }
 
-/// Compiles the kernels for each target.
-pub fn compiled(lowered: &Lowered, targets: &[String]) -> Result<Compiled, Exit> {
-    let (targets, files) = backend::compile(lowered, targets)?.into_iter().unzip();
-    Ok(Compiled { program: Program { targets, ..lowered.program.clone() }, files })
+/// Compiles the kernels for each target, each from the program of its family.
+pub fn compiled(lowered: &[Lowered], targets: &[String]) -> Result<Compiled, Exit> {
+    let program = |lowered: &Lowered| {
+        let own: Vec<String> =
+            targets.iter().filter(|t| family(t) == lowered.program.family).cloned().collect();
+        let (targets, files) = backend::compile(lowered, &own)?.into_iter().unzip();
+        Ok((Program { targets, ..lowered.program.clone() }, files))
+    };
+    Ok(Compiled { programs: lowered.iter().map(program).collect::<Result<_, Exit>>()? })
 }
 
 /// Compiles the kernels for each target and writes the artifact.
-pub fn write(lowered: &Lowered, targets: &[String], directory: &Path) -> Result<(), Exit> {
+pub fn write(lowered: &[Lowered], targets: &[String], directory: &Path) -> Result<(), Exit> {
     compiled(lowered, targets)?.write(directory)
 }
 
@@ -86,7 +104,7 @@ mod backend {
 
     use dspc_emit::{Code, CompileTarget, CpuLevel, EmitError, GpuChip};
     use dspc_kernel::describe::Kernel;
-    use dspc_program::{Program, Target};
+    use dspc_program::{Family, GpuLaunch, Program, Target};
 
     use crate::exit::Exit;
     use crate::passes::Lowered;
@@ -121,27 +139,23 @@ mod backend {
                 Ok((described("cpu", "kernels.cpu.so", &library, &name, features), library))
             }
             CompileTarget::Gpu(chip) => {
-                let text = gpu_text(lowered, chip)?;
+                let (text, launches) = gpu_text(lowered, chip)?;
                 let file = format!("kernels.{}.ptx", chip.name());
-                Ok((described(chip.name(), &file, text.as_bytes(), "", vec![]), text.into_bytes()))
+                let target = described(chip.name(), &file, text.as_bytes(), "", vec![]);
+                Ok((Target { launches, ..target }, text.into_bytes()))
             }
         }
     }
 
-    /// One module with every kernel that the GPU emitter has: attention comes with the device.
-    fn gpu_text(lowered: &Lowered, chip: GpuChip) -> Result<String, Exit> {
-        let (module, _) = dspc_emit::gpu_module(&gpu_kernels(lowered)).map_err(failed)?;
-        dspc_emit::compile_ptx(&module, chip).map_err(failed)
-    }
-
-    fn gpu_kernels(lowered: &Lowered) -> Vec<(String, &Kernel)> {
-        let emitted = |kernel: &Kernel| matches!(kernel, Kernel::Row(_) | Kernel::ScatterAdd(_));
-        named(lowered).into_iter().filter(|(_, kernel)| emitted(kernel)).collect()
+    /// One module with every kernel.
+    fn gpu_text(lowered: &Lowered, chip: GpuChip) -> Result<(String, Vec<Vec<GpuLaunch>>), Exit> {
+        let (module, launches) = dspc_emit::gpu_module(&named(lowered), chip).map_err(failed)?;
+        Ok((dspc_emit::compile_ptx(&module, chip).map_err(failed)?, launches))
     }
 
     fn described(name: &str, file: &str, bytes: &[u8], level: &str, features: Vec<String>) -> Target {
         let hash = blake3::hash(bytes).to_hex().to_string();
-        Target { name: name.into(), file: file.into(), hash, level: level.into(), features }
+        Target { name: name.into(), file: file.into(), hash, level: level.into(), features, launches: vec![] }
     }
 
     fn named(lowered: &Lowered) -> Vec<(String, &Kernel)> {
@@ -214,35 +228,42 @@ mod backend {
     }
 
     /// The kernels as MLIR.
-    pub fn mlir(lowered: &Lowered, targets: &[String]) -> Result<String, Exit> {
-        let text = |name: &String| match parse(name)? {
-            CompileTarget::Cpu(level) => dspc_emit::cpu_module(&named(lowered), &level).map_err(failed),
-            CompileTarget::Gpu(_) => {
-                dspc_emit::gpu_module(&gpu_kernels(lowered)).map(|(text, _)| text).map_err(failed)
+    pub fn mlir(lowered: &[Lowered], targets: &[String]) -> Result<String, Exit> {
+        let text = |name: &String| {
+            let kernels = of_family(lowered, name);
+            match parse(name)? {
+                CompileTarget::Cpu(level) => dspc_emit::cpu_module(&kernels, &level).map_err(failed),
+                CompileTarget::Gpu(chip) => {
+                    dspc_emit::gpu_module(&kernels, chip).map(|(text, _)| text).map_err(failed)
+                }
             }
         };
         targets.iter().map(text).collect()
     }
 
-    /// The kernels as PTX, for the GPUs among the targets; for sm_80 if there is none.
-    pub fn ptx(lowered: &Lowered, targets: &[String]) -> Result<String, Exit> {
-        let gpus = targets.iter().map(|name| parse(name)).collect::<Result<Vec<_>, Exit>>()?;
-        let chips: Vec<GpuChip> = gpus
-            .into_iter()
-            .filter_map(|target| match target {
-                CompileTarget::Gpu(chip) => Some(chip),
-                CompileTarget::Cpu(_) => None,
-            })
-            .collect();
-        let chips = if chips.is_empty() { vec![GpuChip::Sm80] } else { chips };
-        chips.into_iter().map(|chip| gpu_text(lowered, chip)).collect()
+    /// The kernels of the program that a target belongs to.
+    fn of_family<'l>(lowered: &'l [Lowered], target: &str) -> Vec<(String, &'l Kernel)> {
+        let family = super::family(target);
+        lowered.iter().find(|l| l.program.family == family).map(named).unwrap_or_default()
+    }
+
+    /// The kernels as PTX, for the GPUs among the targets.
+    pub fn ptx(lowered: &[Lowered], targets: &[String]) -> Result<String, Exit> {
+        let text = |name: &String| match parse(name)? {
+            CompileTarget::Cpu(_) => Ok(String::new()),
+            CompileTarget::Gpu(chip) => {
+                let cuda = lowered.iter().find(|l| l.program.family == Family::Cuda);
+                cuda.map_or(Ok(String::new()), |l| gpu_text(l, chip).map(|(text, _)| text))
+            }
+        };
+        targets.iter().map(text).collect()
     }
 
     /// The kernels as assembly of the CPU.
-    pub fn assembly(lowered: &Lowered, targets: &[String]) -> Result<String, Exit> {
+    pub fn assembly(lowered: &[Lowered], targets: &[String]) -> Result<String, Exit> {
         let text = |name: &String| match parse(name)? {
             CompileTarget::Cpu(level) => {
-                let module = dspc_emit::cpu_module(&named(lowered), &level).map_err(failed)?;
+                let module = dspc_emit::cpu_module(&of_family(lowered, name), &level).map_err(failed)?;
                 dspc_emit::assembly_cpu(&module, &level).map_err(failed)
             }
             CompileTarget::Gpu(_) => Ok(String::new()),
@@ -286,17 +307,17 @@ mod backend {
     }
 
     /// E0505
-    pub fn mlir(_: &Lowered, _: &[String]) -> Result<String, Exit> {
+    pub fn mlir(_: &[Lowered], _: &[String]) -> Result<String, Exit> {
         absent()
     }
 
     /// E0505
-    pub fn ptx(_: &Lowered, _: &[String]) -> Result<String, Exit> {
+    pub fn ptx(_: &[Lowered], _: &[String]) -> Result<String, Exit> {
         absent()
     }
 
     /// E0505
-    pub fn assembly(_: &Lowered, _: &[String]) -> Result<String, Exit> {
+    pub fn assembly(_: &[Lowered], _: &[String]) -> Result<String, Exit> {
         absent()
     }
 }

@@ -5,7 +5,7 @@ use dspc_graph::ir::Graph;
 use dspc_graph::{Elaborate, elaborate};
 use dspc_kernel::steps::Kernels;
 use dspc_plan::{Batch, Graphs, Mesh, Plan};
-use dspc_program::Program;
+use dspc_program::{Family, Program};
 use dspc_source::{Diagnostic, FileId, Severity, SourceMap};
 use dspc_spec::settings::{DataFacts, Spec};
 use dspc_train::TrainGraph;
@@ -96,11 +96,12 @@ pub fn train(spec: &Spec, sources: &SourceMap) -> Result<TrainGraph, Vec<Diagnos
     })
 }
 
-/// Spec to program, without machine code.
+/// Spec to program for one family of devices, without machine code.
 pub fn lower(
     spec: &Spec,
     sources: &SourceMap,
     characters: Option<String>,
+    family: Family,
 ) -> Result<Lowered, Vec<Diagnostic>> {
     let settings = &spec.settings;
     let train = train(spec, sources)?;
@@ -115,7 +116,7 @@ pub fn lower(
     let graphs = Graphs { train, evaluate, logits };
     let plan = dspc_plan::plan(&spec.name, mesh, batch, settings.train.steps.value, graphs);
     verified("plan", dspc_plan::verify(&plan));
-    let kernels = dspc_kernel::kernels(&plan);
+    let kernels = dspc_kernel::kernels(&plan, family);
     let program = dspc_schedule::schedule(&plan, &kernels, job::job(spec, &plan, characters));
     verified(
         "schedule",

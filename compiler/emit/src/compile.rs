@@ -5,8 +5,9 @@
 
 use crate::cpu::{CpuLevel, compile_cpu, cpu_function, cpu_module_of};
 use crate::error::EmitError;
-use crate::gpu::{GpuChip, GpuLaunch, compile_ptx, gpu_function, gpu_module_of};
+use crate::gpu::{GpuChip, compile_ptx, gpu_function, gpu_module_of};
 use dspc_kernel::describe::Kernel;
+use dspc_program::GpuLaunch;
 use rayon::prelude::*;
 
 /// What to compile for.
@@ -33,7 +34,7 @@ pub enum Code {
     /// A relocatable ELF object; `cc -shared` makes a library of all of a target's.
     Object(Vec<u8>),
     /// PTX, and how each kernel is launched, in the order of the symbols.
-    Ptx(String, Vec<GpuLaunch>),
+    Ptx(String, Vec<Vec<GpuLaunch>>),
 }
 
 /// Text of a module grows to about this before the next begins.
@@ -71,11 +72,11 @@ fn compile_target(kernels: &[(String, &Kernel)], target: &CompileTarget) -> Resu
             units.collect()
         }
         CompileTarget::Gpu(chip) => {
-            let functions = texts(kernels, gpu_function)?;
+            let functions = texts(kernels, |symbol, kernel| gpu_function(symbol, kernel, *chip))?;
             let units = groups(&functions, |(text, _)| text.len()).into_par_iter().map(|group| {
                 let module = gpu_module_of(group.clone().map(|i| functions[i].0.as_str()));
                 let ptx = compile_ptx(&module, *chip)?;
-                let launches = group.clone().map(|i| functions[i].1).collect();
+                let launches = group.clone().map(|i| functions[i].1.clone()).collect();
                 Ok(Unit { symbols: symbols(kernels, group), code: Code::Ptx(ptx, launches) })
             });
             units.collect()

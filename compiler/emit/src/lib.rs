@@ -16,4 +16,4 @@ pub use bindings::bindings;
 pub use compile::{Code, CompileTarget, Unit, compile};
 pub use cpu::{CpuLevel, assembly_cpu, compile_cpu, cpu_module};
 pub use error::EmitError;
-pub use gpu::{GpuChip, GpuLaunch, compile_ptx, gpu_module};
+pub use gpu::{GpuChip, compile_ptx, gpu_module};

@@ -10,9 +10,10 @@
 
 mod support;
 
-use dspc_emit::{GpuChip, GpuLaunch, compile_ptx, gpu_module};
+use dspc_emit::{GpuChip, compile_ptx, gpu_module};
 use dspc_graph::ir::DType::{Bf16, F16, F32};
 use dspc_kernel::describe::{Kernel, RowKernel, ScatterAddKernel, Split};
+use dspc_program::GpuLaunch;
 use std::path::PathBuf;
 use std::process::Command;
 use support::kernels;
@@ -61,9 +62,9 @@ fn rows() -> Vec<RowKernel> {
     all
 }
 
-fn ptx_of(kernels: &[Kernel], chip: GpuChip) -> (String, Vec<GpuLaunch>) {
+fn ptx_of(kernels: &[Kernel], chip: GpuChip) -> (String, Vec<Vec<GpuLaunch>>) {
     let named: Vec<_> = kernels.iter().enumerate().map(|(i, k)| (format!("k{i}"), k)).collect();
-    let (text, launches) = gpu_module(&named).unwrap();
+    let (text, launches) = gpu_module(&named, chip).unwrap();
     (
         compile_ptx(&text, chip).unwrap_or_else(|e| panic!("{e}\n{}", &text[..text.len().min(20_000)])),
         launches,
@@ -98,5 +99,6 @@ fn wide_rows_are_read_sixteen_bytes_at_a_time() {
     assert_eq!(count("ld.global.v4") + count("ld.global.v2.b64"), 4 * 2 + 4 * 2 * 2);
     assert_eq!(count("st.global.v4"), 4 * 2);
     assert_eq!(count("shfl.sync.bfly"), 10);
-    assert_eq!(launches[0], GpuLaunch { grid: [2048, 1], block: 128, shared: 0 });
+    let launch = GpuLaunch { symbol: "k0".into(), grid: [2048, 1, 1], block: 128, shared: 0, maps: vec![] };
+    assert_eq!(launches[0], [launch]);
 }

@@ -59,14 +59,14 @@ fn row_kernels_agree_with_their_reading() {
     let Some(gpu) = find() else { return };
     let kernels: Vec<Kernel> = cases().into_iter().map(Kernel::Row).collect();
     let named: Vec<_> = kernels.iter().enumerate().map(|(i, k)| (format!("k{i}"), k)).collect();
-    let (text, launches) = gpu_module(&named).unwrap();
+    let (text, launches) = gpu_module(&named, gpu.chip).unwrap();
     let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
     let mut numbers = Numbers(0x6B0);
     for ((symbol, kernel), launch) in named.iter().zip(launches) {
         let Kernel::Row(row) = kernel else { unreachable!() };
         let (inputs, outputs) = operands(row, &mut numbers, usual);
         let turn = row.uses_turn().then_some(3);
-        let (got, _) = module.run(symbol, launch, &inputs, &outputs, turn, 1);
+        let (got, _) = module.run(&launch, &inputs, &outputs, turn, 1);
         let want = reading::read(row, &inputs, &outputs, turn.unwrap_or(0));
         // `lg2` is exact to 2⁻²² absolutely, and `ex2` and `rsqrt` to a unit more than the CPU's functions.
         let log = row.nodes.iter().any(|n| matches!(n, Node::Unary(UnaryFn::Log, _)));
@@ -94,13 +94,13 @@ fn scatter_add_sums_in_order() {
     for (rows, cols, dtype) in [(1, 1, F32), (70, 33, F32), (500, 1030, Bf16)] {
         let (out_rows, stride) = (13, cols + 2);
         let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, cols, out_rows, dtype, stride });
-        let (text, launches) = gpu_module(&[("s".to_string(), &kernel)]).unwrap();
+        let (text, launches) = gpu_module(&[("s".to_string(), &kernel)], gpu.chip).unwrap();
         let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
         let ids = Operand::new(I32, (0..rows).map(|_| numbers.below(out_rows) as f64));
         let x = Operand::new(dtype, (0..rows * stride).map(|_| numbers.normal()));
         let out = Operand::new(F32, (0..out_rows * cols).map(|_| numbers.normal()));
         let outputs = std::slice::from_ref(&out);
-        let (got, _) = module.run("s", launches[0], &[ids.clone(), x.clone()], outputs, None, 1);
+        let (got, _) = module.run(&launches[0], &[ids.clone(), x.clone()], outputs, None, 1);
         // The order is part of the description, so f32 sums are the same bits.
         let mut want: Vec<f32> = out.values.iter().map(|&x| x as f32).collect();
         for n in 0..rows {
@@ -139,9 +139,9 @@ fn timings() {
         let turn = kernel.uses_turn().then_some(3);
         let size = bytes(&kernel);
         let kernel = Kernel::Row(kernel);
-        let (text, launches) = gpu_module(&[("k".to_string(), &kernel)]).unwrap();
+        let (text, launches) = gpu_module(&[("k".to_string(), &kernel)], gpu.chip).unwrap();
         let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
-        let (_, seconds) = module.run("k", launches[0], &inputs, &outputs, turn, 20);
+        let (_, seconds) = module.run(&launches[0], &inputs, &outputs, turn, 20);
         println!("{name:28} {:8.1} us {:7.2} TB/s", seconds * 1e6, size as f64 / seconds / 1e12);
     }
 }

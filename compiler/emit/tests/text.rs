@@ -4,7 +4,7 @@
 
 mod support;
 
-use dspc_emit::{CpuLevel, cpu_module, gpu_module};
+use dspc_emit::{CpuLevel, GpuChip, cpu_module, gpu_module};
 use dspc_graph::ir::DType::{Bf16, F32};
 use dspc_graph::rowfn::BinaryFn::{Add, Multiply};
 use dspc_graph::rowfn::UnaryFn::Rsqrt;
@@ -51,7 +51,7 @@ fn column_sums_stay_on_the_stack() {
 #[test]
 fn a_gpu_norm_is_a_warp_a_row() {
     let kernel = Kernel::Row(rms_norm(6, 128));
-    let (text, launches) = gpu_module(&[("kernel".to_string(), &kernel)]).unwrap();
+    let (text, launches) = gpu_module(&[("kernel".to_string(), &kernel)], GpuChip::Sm80).unwrap();
     insta::assert_snapshot!(format!("{launches:?}\n{text}"));
 }
 

@@ -121,6 +121,15 @@ pub struct AttentionKernel {
     pub strides: Vec<u64>,
 }
 
+impl AttentionKernel {
+    /// f32 elements of the workspace that the gradient's GPU kernels take as their last operand: Σ y · dy a query (queries rounded up to 128),
+    /// then dq before it is rounded.
+    pub fn workspace_elements(&self) -> u64 {
+        let rows = self.batch * self.heads;
+        rows * self.queries.next_multiple_of(128) + rows * self.queries * self.head_dim
+    }
+}
+
 /// `out[ids[n], c] += x[n, c]`, n in order.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ScatterAddKernel {

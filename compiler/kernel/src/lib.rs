@@ -19,13 +19,14 @@ pub use evaluate::evaluate;
 pub use print::print;
 
 use dspc_plan::Plan;
+use dspc_program::Family;
 
 use crate::pool::Pool;
 use crate::state::State;
 use crate::steps::{Kernels, Loop, Step};
 
-/// The passes from plan to kernels.
-pub fn kernels(plan: &Plan) -> Kernels {
+/// The passes from plan to kernels of one kind of device.
+pub fn kernels(plan: &Plan, family: Family) -> Kernels {
     let mut pool = Pool::default();
     let mut state = State::new(plan, &mut pool);
     let micro_batch = lower::lower_train(&plan.train, &mut state, &mut pool);
@@ -47,6 +48,7 @@ pub fn kernels(plan: &Plan) -> Kernels {
     train.extend(update::lower_update(plan, &state, &mut pool));
     Kernels {
         name: plan.name.clone(),
+        family,
         kernels: pool.kernels,
         storages: pool.storages,
         train,

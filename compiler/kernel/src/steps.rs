@@ -1,6 +1,7 @@
 //! What the kernel layer yields: steps over storages, before any byte offset is known.
 
 use dspc_graph::ir::{DType, ParamId, Table};
+use dspc_program::Family;
 
 use crate::describe::Kernel;
 
@@ -17,6 +18,8 @@ pub struct KernelIndex(pub u32);
 pub struct Kernels {
     /// The spec's name.
     pub name: String,
+    /// The kind of device they are for.
+    pub family: Family,
     /// Distinct kernels, in the order of their first use.
     pub kernels: Vec<NamedKernel>,
     /// All storages.

@@ -150,9 +150,56 @@ pub struct Gemm {
     pub c: Matrix,
     /// Add to what c holds.
     pub accumulate: bool,
+    /// Factors that are f32 may be rounded to TF32.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tf32: bool,
+    /// What the product's own kernel does besides, before it stores; on a GPU only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fused: Option<Fused>,
+    /// A kernel of ours that does the same, for hosts without the library and where it is faster; on a GPU only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnProduct>,
     /// Run on each block of c's rows while it is in cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epilogue: Option<Epilogue>,
+}
+
+/// What a matrix product's kernel does before it stores, in f32. cuBLASLt's training epilogues.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fused {
+    /// `c = a · b + bias`, bias `[n]`.
+    Bias {
+        /// `[n]`
+        bias: Place,
+    },
+    /// `pre = a · b + bias; c = gelu(pre)`, the tanh form.
+    BiasGelu {
+        /// `[n]`
+        bias: Place,
+        /// Written, as c is laid out.
+        pre: Matrix,
+    },
+    /// `c = (a · b) ∘ gelu′(pre)`, the tanh form.
+    GeluGradient {
+        /// Read, as c is laid out.
+        pre: Matrix,
+    },
+    /// `sum[j] = Σ over the summed dim of b[·, j]`: a bias gradient beside its weight's.
+    BiasGradient {
+        /// `[n]`, written.
+        sum: Place,
+    },
+}
+
+/// Our own kernel for a matrix product. Its operands: a, b, c, those of [`Gemm::fused`] in their order, then its workspace.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OwnProduct {
+    /// Which.
+    pub kernel: KernelId,
+    /// f32 partial products, where the summed dim is split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<Place>,
 }
 
 /// A row kernel over the m rows of a matrix product's result.

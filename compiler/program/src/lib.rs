@@ -24,6 +24,9 @@ pub struct Program {
     pub name: String,
     /// BLAKE3 of the canonical spec text (`--emit spec`), hex.
     pub spec_hash: String,
+    /// What it is scheduled for.
+    #[serde(default)]
+    pub family: Family,
     /// Mesh axes and sizes, `[("data", 1)]`.
     pub mesh: Vec<(String, u64)>,
     /// The model, for `config.json` and generation.
@@ -50,6 +53,17 @@ pub struct Program {
     pub evaluate: Entry,
     /// The logits of one sequence.
     pub logits: Option<Entry>,
+}
+
+/// A kind of device: programs differ in how work is grouped, not in what is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Cores of the host.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
 }
 
 /// The model in words that other tools know.
@@ -395,4 +409,41 @@ pub struct Target {
     pub level: String,
     /// CPU features it needs, sorted; empty on a GPU.
     pub features: Vec<String>,
+    /// How each of [`Program::kernels`] is launched on a GPU, one after the other; empty on a CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launches: Vec<Vec<GpuLaunch>>,
+}
+
+/// How a function is launched on a GPU.
+///
+/// Its parameters: a pointer for each operand of the kernel, the turn (i64) where the kernel has one, then a 128-byte tensor map for each of
+/// [`GpuLaunch::maps`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GpuLaunch {
+    /// The function.
+    pub symbol: String,
+    /// Blocks, x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// Tensor maps, over operands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maps: Vec<TensorMap>,
+}
+
+/// A tiled view of an operand for Hopper's copy engine (`cuTensorMapEncodeTiled`); dims innermost first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Which operand of the kernel.
+    pub operand: u32,
+    /// Elements of each dim.
+    pub dims: Vec<u64>,
+    /// Bytes from one index to the next, of every dim but the innermost; multiples of 16.
+    pub strides: Vec<u64>,
+    /// Elements of a tile, by dim.
+    pub tile: Vec<u32>,
+    /// Bytes of the shared-memory swizzle: 0, 32, 64 or 128.
+    pub swizzle: u32,
 }

@@ -62,6 +62,7 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         dspc: job.dspc,
         name: plan.name.clone(),
         spec_hash: job.spec_hash,
+        family: kernels.family,
         mesh: plan.mesh.axes.iter().map(|a| (a.id.to_string(), a.size)).collect(),
         model: job.model,
         data: job.data,
@@ -296,7 +297,20 @@ impl Writer<'_> {
                 });
                 let (a, b, c) = (matrix(&gemm.a), matrix(&gemm.b), matrix(&gemm.c));
                 let (m, n, k, accumulate) = (gemm.m, gemm.n, gemm.k, gemm.accumulate);
-                (Action::Gemm(program::Gemm { m, n, k, a, b, c, accumulate, epilogue }), gemm.origin.clone())
+                let product = program::Gemm {
+                    m,
+                    n,
+                    k,
+                    a,
+                    b,
+                    c,
+                    accumulate,
+                    tf32: false,
+                    fused: None,
+                    own: None,
+                    epilogue,
+                };
+                (Action::Gemm(product), gemm.origin.clone())
             }
             Step::Zero(place, origin) => (Action::Zero { at: at(place) }, origin.clone()),
             Step::Loop(inner) => {

@@ -296,6 +296,9 @@ mod tests {
             b: w,
             c,
             accumulate: true,
+            tf32: false,
+            fused: None,
+            own: None,
             epilogue: epilogue.then(|| Epilogue {
                 kernel: double,
                 args: vec![Arg::At(c.at)],
@@ -366,7 +369,7 @@ mod tests {
             let a = side(&mut b, "a", m, k, layout & 1 == 1);
             let w = side(&mut b, "b", k, n, layout & 2 == 2);
             let c = side(&mut b, "c", m, n, false);
-            let gemm = Gemm { m, n, k, a, b: w, c, accumulate: false, epilogue: None };
+            let gemm = Gemm { m, n, k, a, b: w, c, accumulate: false, tf32: false, fused: None, own: None, epilogue: None };
             b.program.train.body = vec![instruction(Action::Gemm(gemm))];
             let stream = crate::philox::Stream { seed: m, step: 0, site: 0 };
             let results = [1, threads].map(|threads| {
@@ -412,7 +415,19 @@ mod tests {
         assert!(
             refuse(&|b| {
                 let x = Matrix { at: place(0), stride: 8, transposed: false };
-                let gemm = Gemm { m: 8, n: 8, k: 8, a: x, b: x, c: x, accumulate: false, epilogue: None };
+                let gemm = Gemm {
+                    m: 8,
+                    n: 8,
+                    k: 8,
+                    a: x,
+                    b: x,
+                    c: x,
+                    accumulate: false,
+                    tf32: false,
+                    fused: None,
+                    own: None,
+                    epilogue: None,
+                };
                 b.program.train.body = vec![instruction(Action::Gemm(gemm))];
             })
             .contains("reaches past")

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dspc_program::{Family, Program};
 use dspc_runtime::artifact;
 
 use crate::build::{self, Compiled};
@@ -27,8 +28,7 @@ pub fn write(spec: &Path, place: &Place, compiled: &Compiled) -> Result<PathBuf,
     let runtime = runtime(place.runtime)?;
     let default = || PathBuf::from(format!("{}-bindings", spec.with_extension("").display()));
     let directory = place.directory.map_or_else(default, Path::to_path_buf);
-    let files = build::bindings(&compiled.program, &runtime)?;
-    check_targets(compiled)?;
+    let files = build::bindings(cpu_program(compiled)?, &runtime)?;
     check_owned(&directory, &files)?;
     compiled.write(&directory.join(ARTIFACT_FOLDER))?;
     for (path, text) in files {
@@ -57,9 +57,9 @@ fn runtime(given: Option<&Path>) -> Result<String, Exit> {
     }
 }
 
-fn check_targets(compiled: &Compiled) -> Result<(), Exit> {
-    if compiled.program.targets.iter().any(|target| target.name == "cpu") {
-        return Ok(());
+fn cpu_program(compiled: &Compiled) -> Result<&Program, Exit> {
+    if let Some((program, _)) = compiled.programs.iter().find(|(program, _)| program.family == Family::Cpu) {
+        return Ok(program);
     }
     let title = "bindings run on the CPU, and no target is one";
     report::fault("E0521", title, "add one: `--target cpu`, or `--target cpu:x86-64-v3` for other machines");

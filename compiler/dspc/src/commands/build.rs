@@ -71,9 +71,11 @@ fn print_ast(file: &Path, when: When) -> Exit {
     if front.has_errors() { Exit::InputErrors } else { Exit::Success }
 }
 
-fn lower(front: &Front, facts: Facts) -> Result<Lowered, Failure> {
+/// A program for each family of devices among the targets.
+fn lower(front: &Front, facts: &Facts, targets: &[String]) -> Result<Vec<Lowered>, Failure> {
     let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
-    Ok(passes::lower(spec, &front.sources, facts.characters)?)
+    let lowered = |family| passes::lower(spec, &front.sources, facts.characters.clone(), family);
+    Ok(build::families(targets).into_iter().map(lowered).collect::<Result<_, _>>()?)
 }
 
 fn write_artifact(
@@ -83,7 +85,7 @@ fn write_artifact(
     front: &Front,
     facts: Facts,
 ) -> Result<(), Failure> {
-    let lowered = lower(front, facts)?;
+    let lowered = lower(front, &facts, targets)?;
     let default = || PathBuf::from(format!("{}.dspx", file.with_extension("").display()));
     let directory = output.map_or_else(default, Path::to_path_buf);
     build::write(&lowered, targets, &directory)?;
@@ -98,7 +100,7 @@ fn write_crate(
     front: &Front,
     facts: Facts,
 ) -> Result<(), Failure> {
-    let lowered = lower(front, facts)?;
+    let lowered = lower(front, &facts, targets)?;
     let directory = bindings::write(file, place, &build::compiled(&lowered, targets)?)?;
     eprintln!("wrote {}", directory.display());
     Ok(())
@@ -106,18 +108,20 @@ fn write_crate(
 
 fn print_layer(layer: Layer, front: &Front, facts: Facts, targets: &[String]) -> Result<(), Failure> {
     let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
-    let text = match layer {
+    let lowered = || lower(front, &facts, targets);
+    let each = |print: &dyn Fn(&Lowered) -> String| Ok::<_, Failure>(lowered()?.iter().map(print).collect());
+    let text: String = match layer {
         // Neither is printed here.
         Layer::Ast | Layer::Rust => String::new(),
         Layer::Spec => dspc_spec::print(spec),
         Layer::Graph => dspc_graph::print_graph(&passes::graph(spec, &front.sources, passes::Use::Train)?),
         Layer::Train => dspc_train::print(&passes::train(spec, &front.sources)?),
-        Layer::Plan => dspc_plan::print(&lower(front, facts)?.plan),
-        Layer::Kernels => dspc_kernel::print(&lower(front, facts)?.kernels),
-        Layer::Schedule => dspc_schedule::print(&lower(front, facts)?.program),
-        Layer::Mlir => build::mlir(&lower(front, facts)?, targets)?,
-        Layer::Ptx => build::ptx(&lower(front, facts)?, targets)?,
-        Layer::Asm => build::assembly(&lower(front, facts)?, targets)?,
+        Layer::Plan => each(&|l| dspc_plan::print(&l.plan))?,
+        Layer::Kernels => each(&|l| dspc_kernel::print(&l.kernels))?,
+        Layer::Schedule => each(&|l| dspc_schedule::print(&l.program))?,
+        Layer::Mlir => build::mlir(&lowered()?, targets)?,
+        Layer::Ptx => build::ptx(&lowered()?, targets)?,
+        Layer::Asm => build::assembly(&lowered()?, targets)?,
     };
     print!("{text}");
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dspc_plan::{StateBytes, state_bytes};
+use dspc_program::Family;
 use serde_json::json;
 
 use crate::cli::{Format, When};
@@ -17,7 +18,7 @@ pub fn plan(file: &Path, format: Format, when: When) -> Exit {
         Err(exit) => return exit,
     };
     let Some(spec) = &front.spec else { return Exit::InputErrors };
-    match passes::lower(spec, &front.sources, facts.characters) {
+    match passes::lower(spec, &front.sources, facts.characters, Family::Cpu) {
         Ok(lowered) => print(&lowered, format),
         Err(diagnostics) => {
             report::print(&diagnostics, &front.sources, Format::Text, when);

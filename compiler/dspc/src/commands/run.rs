@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dspc_program::Family;
 use dspc_runtime::train::{self, RunOptions};
 use dspc_runtime::{Artifact, artifact};
 
@@ -32,9 +33,9 @@ fn artifact_of(file: &Path, when: When) -> Result<Artifact, Exit> {
         file.to_path_buf()
     } else {
         let (front, facts) = super::checked(file, when)?;
-        build::cached(&front, facts.characters, when)?
+        build::cached(&front, facts.characters, "cpu", when)?
     };
-    artifact::read(&directory).map_err(|error| super::fault(&error))
+    artifact::read(&directory, Family::Cpu).map_err(|error| super::fault(&error))
 }
 
 fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {

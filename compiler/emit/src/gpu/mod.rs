@@ -1,7 +1,7 @@
 //! Kernels for a GPU: MLIR text, PTX of it, and how each kernel is launched.
 //!
 //! Parameters of a kernel are a pointer for each operand, reads first, then writes, and an i64 turn last where it has one. Operands begin on
-//! 16-byte boundaries. Attention and matrix products have no GPU form here: the CPU's serves as their description.
+//! 16-byte boundaries.
 
 mod chip;
 mod layout;
@@ -14,24 +14,17 @@ pub use chip::GpuChip;
 use crate::error::EmitError;
 use crate::mlir::{lower_gpu, with_context};
 use dspc_kernel::describe::Kernel;
+use dspc_program::GpuLaunch;
 
-/// How a kernel is launched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GpuLaunch {
-    /// Blocks, x and y.
-    pub grid: [u32; 2],
-    /// Threads of a block.
-    pub block: u32,
-    /// Bytes of dynamic shared memory.
-    pub shared: u32,
-}
-
-/// MLIR text of a module with these kernels, and their launches in order.
-pub fn gpu_module(kernels: &[(String, &Kernel)]) -> Result<(String, Vec<GpuLaunch>), EmitError> {
+/// MLIR text of a module with these kernels, and each one's launches in order.
+pub fn gpu_module(
+    kernels: &[(String, &Kernel)],
+    chip: GpuChip,
+) -> Result<(String, Vec<Vec<GpuLaunch>>), EmitError> {
     let mut functions = vec![];
     let mut launches = vec![];
     for (symbol, kernel) in kernels {
-        let (text, launch) = gpu_function(symbol, kernel)?;
+        let (text, launch) = gpu_function(symbol, kernel, chip)?;
         functions.push(text);
         launches.push(launch);
     }
@@ -57,14 +50,25 @@ pub(crate) fn gpu_module_of<'t>(functions: impl Iterator<Item = &'t str>) -> Str
     format!("module {{\ngpu.module @kernels {{\n{}}}\n}}\n", functions.collect::<String>())
 }
 
-/// Text of one kernel's function, and its launch.
-pub(crate) fn gpu_function(symbol: &str, kernel: &Kernel) -> Result<(String, GpuLaunch), EmitError> {
+/// Text of one kernel's functions, and their launches in order.
+pub(crate) fn gpu_function(
+    symbol: &str,
+    kernel: &Kernel,
+    _chip: GpuChip,
+) -> Result<(String, Vec<GpuLaunch>), EmitError> {
     match kernel {
-        Kernel::Row(kernel) => row::emit(symbol, kernel),
-        Kernel::ScatterAdd(kernel) => scatter::emit(symbol, kernel),
+        Kernel::Row(kernel) => row::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch])),
+        Kernel::ScatterAdd(kernel) => {
+            scatter::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch]))
+        }
         Kernel::Attention(_) | Kernel::AttentionBackward(_) => Err("attention has no GPU form".to_string()),
     }
     .map_err(|reason| EmitError::Description { kernel: symbol.to_string(), reason })
+}
+
+/// A launch of the function `symbol` without shared memory of its own size.
+fn launch(symbol: &str, grid: [u32; 2], block: u32) -> GpuLaunch {
+    GpuLaunch { symbol: symbol.into(), grid: [grid[0], grid[1], 1], block, shared: 0, maps: vec![] }
 }
 
 /// Attributes of a kernel's function with this many threads a block.

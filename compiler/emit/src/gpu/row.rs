@@ -9,7 +9,7 @@
 
 use super::layout::Layout;
 use super::memory::{load, store, stored};
-use super::{GpuLaunch, attributes};
+use super::{attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
 use crate::row::{Analysis, Draw, Level, Pass, Target as Machine};
 use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction, target_node};
@@ -17,6 +17,7 @@ use crate::row::{emit_pure, for_result, neutral, uniform, uniform_quads};
 use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
+use dspc_program::GpuLaunch;
 
 /// Warps, and so rows, of a block of such rows.
 const WARPS: u32 = 4;
@@ -24,6 +25,7 @@ type Values = Vec<Value>;
 type Emitted<T> = Result<T, String>;
 
 struct Kernel<'k> {
+    symbol: &'k str,
     kernel: &'k RowKernel,
     analysis: Analysis,
     layout: Layout,
@@ -94,6 +96,7 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
     };
     let (reads, writes) = args.split_at(kernel.reads.len());
     let mut this = Kernel {
+        symbol,
         kernel,
         analysis,
         layout,
@@ -141,7 +144,7 @@ impl Kernel<'_> {
         let all = self.kernel.rows * self.kernel.cols;
         let blocks = all.div_ceil(wide * u64::from(threads));
         let grid = u32::try_from(blocks).map_err(|_| format!("{all} elements are too many for a grid"))?;
-        let launch = GpuLaunch { grid: [grid, 1], block: threads, shared: 0 };
+        let launch = launch(self.symbol, [grid, 1], threads);
         let Some(pass) = self.analysis.passes.first() else { return Ok(launch) };
         let zero = f.index(0);
         let place = Place { reads: self.reads.clone(), writes: self.writes.clone(), before: zero };
@@ -193,7 +196,7 @@ impl Kernel<'_> {
         if self.layout.threads > 32 {
             let grid = u32::try_from(self.kernel.rows).map_err(|_| too_many())?;
             self.row(f, scalars, block_wide)?;
-            return Ok(GpuLaunch { grid: [grid, 1], block: self.layout.threads, shared: 0 });
+            return Ok(launch(self.symbol, [grid, 1], self.layout.threads));
         }
         let warps = u64::from(WARPS).min(self.kernel.rows);
         let grid = u32::try_from(self.kernel.rows.div_ceil(warps)).map_err(|_| too_many())?;
@@ -205,7 +208,7 @@ impl Kernel<'_> {
         let is_row = f.order(Order::Less, row, end);
         let mut failed = None;
         f.only_if(is_row, |f| failed = self.row(f, scalars, row).err());
-        failed.map_or(Ok(GpuLaunch { grid: [grid, 1], block: warps as u32 * 32, shared: 0 }), Err)
+        failed.map_or(Ok(launch(self.symbol, [grid, 1], warps as u32 * 32)), Err)
     }
 
     /// A block a chunk; column sums are carried over its rows.
@@ -250,7 +253,7 @@ impl Kernel<'_> {
                 guarded(f, run.inside, |f| put(f, described, sums, at));
             }
         }
-        Ok(GpuLaunch { grid: [x, y], block: threads, shared: 0 })
+        Ok(launch(self.symbol, [x, y], threads))
     }
 
     fn column_sums(&self) -> impl Iterator<Item = usize> {

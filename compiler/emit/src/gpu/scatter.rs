@@ -3,10 +3,11 @@
 //! No atomics, so the sums are the same bits at every run. Ids are read once a row of the result, from the second cache.
 
 use super::memory::{load, stored};
-use super::{GpuLaunch, attributes};
+use super::{attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
 use dspc_graph::ir::DType;
 use dspc_kernel::describe::ScatterAddKernel;
+use dspc_program::GpuLaunch;
 
 /// Columns of a warp: what its lanes hold in registers.
 const COLS_MAX: u64 = 1024;
@@ -37,7 +38,7 @@ pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, G
     let is_row = f.order(Order::Below, row, rows);
     f.only_if(is_row, |f| sum_row(f, kernel, [ids, x, out], row, lane, slice));
     let threads = 32 * WARPS as u32;
-    let launch = GpuLaunch { grid: [grid_x, grid_y], block: threads, shared: 0 };
+    let launch = launch(symbol, [grid_x, grid_y], threads);
     Ok((f.finish(symbol, &types, &attributes(threads)), launch))
 }
 

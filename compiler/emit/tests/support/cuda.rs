@@ -1,7 +1,8 @@
 //! A GPU through its driver, found at run time: enough to load PTX and call it.
 
 use super::operand::Operand;
-use dspc_emit::{GpuChip, GpuLaunch};
+use dspc_emit::GpuChip;
+use dspc_program::GpuLaunch;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
@@ -89,25 +90,33 @@ const CANARY: u8 = 0xA5;
 const AFTER: usize = 256;
 
 impl Module<'_> {
-    /// Calls a kernel with operands copied in and results copied out; a canary follows each. `repeats` calls, and the best of their times in seconds.
-    pub fn run(
-        &self,
-        symbol: &str,
-        launch: GpuLaunch,
-        inputs: &[Operand],
-        outputs: &[Operand],
-        turn: Option<u64>,
-        repeats: u32,
-    ) -> (Vec<Operand>, f64) {
+    /// A function of the module, allowed this much dynamic shared memory.
+    fn function(&self, launch: &GpuLaunch) -> *mut c_void {
         let driver = &self.gpu.driver;
         let mut function = null_mut::<c_void>();
-        let name = CString::new(symbol).unwrap();
+        let name = CString::new(launch.symbol.as_str()).unwrap();
         call!(
             driver,
             "cuModuleGetFunction",
             (*mut *mut c_void, *mut c_void, *const c_char),
             (&mut function, self.handle, name.as_ptr())
         );
+        let shared = launch.shared as c_int;
+        call!(driver, "cuFuncSetAttribute", (*mut c_void, c_int, c_int), (function, 8, shared));
+        function
+    }
+
+    /// Calls a kernel with operands copied in and results copied out; a canary follows each. `repeats` calls, and the best of their times in seconds.
+    pub fn run(
+        &self,
+        launches: &[GpuLaunch],
+        inputs: &[Operand],
+        outputs: &[Operand],
+        turn: Option<u64>,
+        repeats: u32,
+    ) -> (Vec<Operand>, f64) {
+        let driver = &self.gpu.driver;
+        let functions: Vec<*mut c_void> = launches.iter().map(|launch| self.function(launch)).collect();
         let padded = |o: &Operand| {
             let mut bytes = o.bytes();
             bytes.resize(bytes.len() + AFTER, CANARY);
@@ -120,36 +129,38 @@ impl Module<'_> {
         let mut best = f64::INFINITY;
         for _ in 0..repeats {
             let start = std::time::Instant::now();
-            call!(
-                driver,
-                "cuLaunchKernel",
-                (
-                    *mut c_void,
-                    c_uint,
-                    c_uint,
-                    c_uint,
-                    c_uint,
-                    c_uint,
-                    c_uint,
-                    c_uint,
-                    *mut c_void,
-                    *mut *mut c_void,
-                    *mut *mut c_void
-                ),
-                (
-                    function,
-                    launch.grid[0],
-                    launch.grid[1],
-                    1,
-                    launch.block,
-                    1,
-                    1,
-                    launch.shared,
-                    null_mut(),
-                    args.as_mut_ptr(),
-                    null_mut()
-                )
-            );
+            for (launch, &function) in launches.iter().zip(&functions) {
+                call!(
+                    driver,
+                    "cuLaunchKernel",
+                    (
+                        *mut c_void,
+                        c_uint,
+                        c_uint,
+                        c_uint,
+                        c_uint,
+                        c_uint,
+                        c_uint,
+                        c_uint,
+                        *mut c_void,
+                        *mut *mut c_void,
+                        *mut *mut c_void
+                    ),
+                    (
+                        function,
+                        launch.grid[0],
+                        launch.grid[1],
+                        launch.grid[2],
+                        launch.block,
+                        1,
+                        1,
+                        launch.shared,
+                        null_mut(),
+                        args.as_mut_ptr(),
+                        null_mut()
+                    )
+                );
+            }
             call!(driver, "cuCtxSynchronize", (), ());
             best = best.min(start.elapsed().as_secs_f64());
         }
@@ -159,7 +170,8 @@ impl Module<'_> {
             let bytes = self.gpu.download(at, size + AFTER);
             assert!(
                 bytes[size..].iter().all(|&b| b == CANARY),
-                "{symbol} writes after an operand's last element"
+                "{} writes after an operand's last element",
+                launches[0].symbol
             );
             results.push(Operand::read(operand.dtype, &bytes[..size]));
         }
