@@ -55,7 +55,14 @@ fn two_builds_are_equal_byte_for_byte() {
     names.sort();
     assert_eq!(
         names,
-        ["kernels.cpu.so", "kernels.sm_120.ptx", "kernels.sm_80.ptx", "kernels.sm_90a.ptx", "program.json"]
+        [
+            "kernels.cpu.so",
+            "kernels.sm_120.ptx",
+            "kernels.sm_80.ptx",
+            "kernels.sm_90a.ptx",
+            "program.cuda.json",
+            "program.json"
+        ]
     );
     for name in names {
         let read = |build: &str| std::fs::read(folder.path().join(build).join(&name)).unwrap();
