@@ -1,4 +1,4 @@
-"""GPT-2 in eager PyTorch, as the peer scripts here train it: fused attention, biases, tied output, no dropout."""
+"""GPT-2 in PyTorch, as the peer scripts here train it: fused attention, biases, tied output, no dropout."""
 
 import math
 
@@ -43,6 +43,9 @@ class Gpt2(nn.Module):
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
+        return self.head(x, targets)
+
+    def head(self, x, targets):
         logits = self.ln_f(x) @ self.wte.weight.T
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
