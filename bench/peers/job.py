@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 
 import torch
@@ -111,4 +112,4 @@ def run(args, peer, step, **more):
 
 def name_compile_cache():
     """A folder for compiled kernels that a second run of the same job finds again, if the caller has none."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor-bench")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "torchinductor-bench"))

@@ -77,7 +77,9 @@ def main():
     args.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     args = args.parse_args()
     torch.set_float32_matmul_precision("highest")
-    program = json.loads((args.checkpoint / "dspc/program.dspx/program.json").read_text())
+    artifact = args.checkpoint / "dspc/program.dspx"
+    files = [path for name in ("program.cuda.json", "program.json") if (path := artifact / name).exists()]
+    program = json.loads(files[0].read_text())
     state = json.loads((args.checkpoint / "dspc/state.json").read_text())
     if "constant" not in program["training"]["schedule"] or program["training"]["schedule"]["constant"]["warmup"] != 0:
         raise SystemExit("the learning rate must be constant, without warm-up")
