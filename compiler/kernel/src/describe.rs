@@ -16,7 +16,7 @@ pub enum Kernel {
     Row(RowKernel),
     /// Tiled attention with online softmax. Reads q, k, v; writes y, log-sum-exp `[batch, heads, queries]` f32.
     Attention(AttentionKernel),
-    /// Its gradient. Reads q, k, v, y, log-sum-exp, dy; writes dq, dk, dv.
+    /// Its gradient. Reads q, k, v, y, log-sum-exp, dy; writes dq, dk, dv, and on a GPU a workspace.
     AttentionBackward(AttentionKernel),
     /// Adds rows by id. Reads ids (i32), x; reads and writes out.
     ScatterAdd(ScatterAddKernel),

@@ -27,7 +27,7 @@ use crate::steps::{Kernels, Loop, Step};
 
 /// The passes from plan to kernels of one kind of device.
 pub fn kernels(plan: &Plan, family: Family) -> Kernels {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(family);
     let mut state = State::new(plan, &mut pool);
     let micro_batch = lower::lower_train(&plan.train, &mut state, &mut pool);
     let evaluate = lower::lower_loss(&plan.evaluate, &mut state, &mut pool);

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use dspc_graph::ir::DType;
+use dspc_program::Family;
 
 use crate::describe::{Kernel, RowKernel};
 use crate::steps::{KernelIndex, NamedKernel, Storage, StorageId, StorageKind, Within};
 
 /// Kernels found equal are one; names of operands do not count.
-#[derive(Default)]
 pub(crate) struct Pool {
+    /// The kind of device that they are for.
+    pub family: Family,
     pub kernels: Vec<NamedKernel>,
     pub storages: Vec<Storage>,
     by_description: HashMap<String, KernelIndex>,
@@ -17,6 +19,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    pub fn new(family: Family) -> Self {
+        let (kernels, storages) = (vec![], vec![]);
+        Self { family, kernels, storages, by_description: HashMap::new(), names: HashMap::new() }
+    }
+
     pub fn kernel(&mut self, stem: &str, kernel: Kernel) -> KernelIndex {
         let next = KernelIndex(self.kernels.len() as u32);
         let index = *self.by_description.entry(nameless(&kernel)).or_insert(next);

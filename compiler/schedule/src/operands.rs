@@ -3,12 +3,12 @@
 use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, Node, RowMap};
 use dspc_kernel::describe::{AttentionKernel, Kernel, Read, RowKernel, Target, Write};
-use dspc_program::{Extent, Operand, OperandAccess};
+use dspc_program::{Extent, Family, Operand, OperandAccess};
 
 use crate::write::element_type;
 
-/// The operands of a kernel, in the order of its arguments.
-pub(crate) fn operands(kernel: &Kernel) -> Vec<Operand> {
+/// The operands of a kernel for a kind of device, in the order of its arguments.
+pub(crate) fn operands(kernel: &Kernel, family: Family) -> Vec<Operand> {
     match kernel {
         Kernel::Row(k) => {
             let reads = k.reads.iter().enumerate().map(|(i, r)| read(k, i as u32, r));
@@ -40,6 +40,10 @@ pub(crate) fn operands(kernel: &Kernel) -> Vec<Operand> {
                 })
                 .collect();
             all.insert(4, of(OperandAccess::Read, DType::F32, rows(1, statistics.0, statistics.0)));
+            if family == Family::Cuda {
+                let elements = k.workspace_elements();
+                all.push(of(OperandAccess::Write, DType::F32, rows(1, elements, elements)));
+            }
             all
         }
         Kernel::ScatterAdd(k) => vec![

@@ -10,8 +10,8 @@ use dspc_kernel::steps::{
 use dspc_plan::Plan;
 use dspc_program as program;
 use dspc_program::{
-    Action, Arena, Arg, Buffer, BufferId, ElementType, Entry, Formula, Instruction, KernelEntry, KernelId,
-    Over, Program, Role, StreamId,
+    Action, Arena, Arg, Buffer, BufferId, ElementType, Entry, Family, Formula, Instruction, KernelEntry,
+    KernelId, Over, Program, Role, StreamId,
 };
 
 use crate::alias::{Aliases, reuse_in_place};
@@ -71,7 +71,7 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         arenas,
         buffers: memory.buffers(),
         tables: tables(kernels),
-        kernels: kernels.kernels.iter().map(kernel_entry).collect(),
+        kernels: kernels.kernels.iter().map(|k| kernel_entry(k, kernels.family)).collect(),
         targets: vec![],
         train: entry(&kernels.train, peaks[0]),
         evaluate: entry(&kernels.evaluate, peaks[1]),
@@ -251,11 +251,12 @@ pub(crate) fn symbol(kernel: &NamedKernel) -> String {
 /// Scalar operations that are worth a thread of their own: about ten microseconds.
 const WORK_PER_THREAD: u64 = 1 << 16;
 
-fn kernel_entry(kernel: &NamedKernel) -> KernelEntry {
+fn kernel_entry(kernel: &NamedKernel, family: Family) -> KernelEntry {
     let items = kernel.kernel.items();
     let grain = (WORK_PER_THREAD / work_per_item(&kernel.kernel).max(1)).clamp(1, items.max(1));
     let uses_turn = matches!(&kernel.kernel, Kernel::Row(k) if k.uses_turn());
-    KernelEntry { symbol: symbol(kernel), items, grain, operands: operands(&kernel.kernel), uses_turn }
+    let operands = operands(&kernel.kernel, family);
+    KernelEntry { symbol: symbol(kernel), items, grain, operands, uses_turn }
 }
 
 fn work_per_item(kernel: &Kernel) -> u64 {

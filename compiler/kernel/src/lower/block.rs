@@ -1,13 +1,14 @@
 //! A block: where its values go, then its units in order.
 
 use dspc_graph::form::{Attention, Form};
-use dspc_graph::ir::{Block, OpNode, Step as GraphStep, ValueId};
+use dspc_graph::ir::{Block, DType, OpNode, Step as GraphStep, ValueId};
+use dspc_program::Family;
 
 use super::{Lowering, Site};
 use crate::describe::{AttentionKernel, Kernel, ScatterAddKernel};
 use crate::fuse::{Unit, form_of, fuse, outputs_of};
 use crate::locate::Location;
-use crate::steps::{Gemm, Launch, Matrix, Place, Step};
+use crate::steps::{Gemm, Launch, Matrix, Place, Step, StorageKind};
 
 impl Lowering<'_> {
     pub(super) fn lower_block(&mut self, block: &Block) -> Vec<Step> {
@@ -224,6 +225,12 @@ impl Lowering<'_> {
             mask: form.mask.clone(),
             strides,
         };
+        if backward && self.pool.family == Family::Cuda {
+            let elements = kernel.workspace_elements();
+            let name = format!("{}attention.workspace", self.prefix);
+            let workspace = self.pool.storage(&name, DType::F32, elements, 1, StorageKind::Activation);
+            operands.push(Place::start(workspace));
+        }
         let (stem, kernel) = if backward {
             ("attention_backward", Kernel::AttentionBackward(kernel))
         } else {
