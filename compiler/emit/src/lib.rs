@@ -9,6 +9,7 @@ mod compile;
 mod cpu;
 mod error;
 mod gpu;
+mod mask;
 mod mlir;
 mod row;
 

@@ -3,6 +3,7 @@
 //! Parameters of a kernel are a pointer for each operand, reads first, then writes, and an i64 turn last where it has one. Operands begin on
 //! 16-byte boundaries.
 
+mod attention;
 mod chip;
 mod layout;
 mod memory;
@@ -61,7 +62,8 @@ pub(crate) fn gpu_function(
         Kernel::ScatterAdd(kernel) => {
             scatter::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch]))
         }
-        Kernel::Attention(_) | Kernel::AttentionBackward(_) => Err("attention has no GPU form".to_string()),
+        Kernel::Attention(kernel) => attention::emit_forward(symbol, kernel),
+        Kernel::AttentionBackward(kernel) => attention::emit_backward(symbol, kernel),
     }
     .map_err(|reason| EmitError::Description { kernel: symbol.to_string(), reason })
 }

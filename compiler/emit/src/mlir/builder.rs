@@ -72,8 +72,12 @@ impl Function {
             return value;
         }
         let value = self.fresh(ty);
-        let text = if ty.lanes == 1 { text } else { format!("dense<{text}>") };
-        let _ = writeln!(self.head, "    {value} = arith.constant {text} : {ty}");
+        let text = match (ty.lanes, ty.element) {
+            (1, Element::I1) => text,
+            (1, _) => format!("{text} : {ty}"),
+            _ => format!("dense<{text}> : {ty}"),
+        };
+        let _ = writeln!(self.head, "    {value} = arith.constant {text}");
         self.constants.insert((ty, key), value);
         value
     }
@@ -191,6 +195,35 @@ impl Function {
         body(self);
         self.depth -= 1;
         self.line("}");
+    }
+
+    /// The body's values where the condition holds, else these.
+    pub fn replace_if(
+        &mut self,
+        condition: Value,
+        values: &[Value],
+        body: impl FnOnce(&mut Self) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let [first, ..] = values else {
+            self.only_if(condition, |f| {
+                body(f);
+            });
+            return vec![];
+        };
+        let result = self.fresh(first.ty);
+        let types = types_of(values);
+        let count = if values.len() == 1 { String::new() } else { format!(":{}", values.len()) };
+        self.line(format!("{result}{count} = scf.if {condition} -> ({types}) {{"));
+        self.depth += 1;
+        let next = body(self);
+        self.line(format!("scf.yield {} : {types}", names_of(&next)));
+        self.depth -= 1;
+        self.line("} else {");
+        self.depth += 1;
+        self.line(format!("scf.yield {} : {types}", names_of(values)));
+        self.depth -= 1;
+        self.line("}");
+        results(result, values)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod builder;
 mod context;
+mod gpu;
 mod object;
 mod ops;
 mod ptx;
@@ -9,6 +10,7 @@ mod types;
 
 pub(crate) use builder::Function;
 pub(crate) use context::{lower_cpu, lower_gpu, with_context};
+pub(crate) use gpu::{INT, Quad, Turned};
 pub(crate) use object::{Output, emit_cpu, host_cpu};
 pub(crate) use ops::Order;
 pub(crate) use types::{Element, Space, Type, Value};

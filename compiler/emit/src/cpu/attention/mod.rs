@@ -9,16 +9,15 @@
 
 mod backward;
 mod forward;
-mod mask;
 mod tile;
 
 pub(super) use backward::emit as emit_backward;
 pub(super) use forward::emit as emit_forward;
 
+use crate::mask::{self, Class};
 use crate::mlir::{Element, Function, Order, Type, Value};
 use dspc_graph::mask::Mask;
 use dspc_kernel::describe::AttentionKernel;
-use mask::Class;
 use std::fmt::Write;
 use tile::{Matrix, ROW_STEP, Tile};
 

@@ -1,4 +1,4 @@
-//! Masks: which pairs of tiles can be skipped, and the predicate on the others.
+//! Attention masks: which pairs of tiles can be skipped, and the predicate on the others. Of no target: the CPU's and the GPU's kernels ask it.
 
 use crate::mlir::{Element, Function, Order, Value};
 use dspc_graph::mask::{Mask, MaskExpr, MaskOp};
@@ -57,7 +57,19 @@ fn class(mask: &Mask, queries: Span, keys: Span) -> Class {
     }
 }
 
-/// The least and the greatest value an expression can have; none if it could leave 64 bits or divides.
+/// Whether every value on the way to an expression's fits 32 bits, for positions below these.
+pub(crate) fn is_narrow(expr: &MaskExpr, queries: u64, keys: u64) -> bool {
+    let (q, k) = (Span { from: 0, to: queries }, Span { from: 0, to: keys });
+    let fits = |x: i64| i32::try_from(x).is_ok();
+    let own = range(expr, q, k).is_some_and(|(low, high)| fits(low) && fits(high));
+    own && match expr {
+        MaskExpr::Query | MaskExpr::Key | MaskExpr::Const(_) => true,
+        MaskExpr::Not(x) => is_narrow(x, queries, keys),
+        MaskExpr::Binary(_, a, b) => is_narrow(a, queries, keys) && is_narrow(b, queries, keys),
+    }
+}
+
+/// The least and the greatest value an expression can have; none if it could leave 64 bits, or divides by what is not one positive number.
 fn range(expr: &MaskExpr, q: Span, k: Span) -> Option<(i64, i64)> {
     Some(match expr {
         MaskExpr::Query => (q.from as i64, q.to as i64 - 1),
@@ -91,6 +103,11 @@ fn range(expr: &MaskExpr, q: Span, k: Span) -> Option<(i64, i64)> {
                     let all = [corner(a0, b0)?, corner(a0, b1)?, corner(a1, b0)?, corner(a1, b1)?];
                     (all.into_iter().min()?, all.into_iter().max()?)
                 }
+                MaskOp::Divide if b0 == b1 && b0 > 0 => (a0.div_euclid(b0), a1.div_euclid(b0)),
+                MaskOp::Remainder if b0 == b1 && b0 > 0 => {
+                    let one_turn = a0.div_euclid(b0) == a1.div_euclid(b0);
+                    if one_turn { (a0.rem_euclid(b0), a1.rem_euclid(b0)) } else { (0, b0 - 1) }
+                }
                 MaskOp::Divide | MaskOp::Remainder => return None,
                 MaskOp::Less => truth(a1 < b0, a0 >= b1),
                 MaskOp::LessEqual => truth(a1 <= b0, a0 > b1),
@@ -110,7 +127,7 @@ enum Term {
     Condition(Value),
 }
 
-/// The predicate for lanes of positions; 64-bit, as masks are defined.
+/// The predicate for lanes of positions: of 64 bits, as masks are defined, or of 32 where the expression [`is_narrow`].
 pub(crate) fn predicate(f: &mut Function, expr: &MaskExpr, q: Value, k: Value) -> Value {
     let term = term(f, expr, q, k);
     condition(f, term)
@@ -126,10 +143,10 @@ fn condition(f: &mut Function, term: Term) -> Value {
     }
 }
 
-fn number(f: &mut Function, term: Term) -> Value {
+fn number(f: &mut Function, term: Term, element: Element) -> Value {
     match term {
         Term::Number(x) => x,
-        Term::Condition(x) => f.zero_extend(x, Element::I64),
+        Term::Condition(x) => f.zero_extend(x, element),
     }
 }
 
@@ -149,7 +166,7 @@ fn term(f: &mut Function, expr: &MaskExpr, q: Value, k: Value) -> Term {
                 let (a, b) = (condition(f, a), condition(f, b));
                 return Term::Condition(if *op == MaskOp::And { f.and(a, b) } else { f.or(a, b) });
             }
-            let (a, b) = (number(f, a), number(f, b));
+            let (a, b) = (number(f, a, q.ty.element), number(f, b, q.ty.element));
             match op {
                 MaskOp::Add => Term::Number(f.addi(a, b)),
                 MaskOp::Subtract => Term::Number(f.subi(a, b)),
@@ -171,7 +188,7 @@ fn term(f: &mut Function, expr: &MaskExpr, q: Value, k: Value) -> Term {
 fn divide(f: &mut Function, a: Value, b: Value) -> (Value, Value) {
     let constant = |f: &mut Function, c: i64| f.int(a.ty, c);
     let (zero, one, minus_one) = (constant(f, 0), constant(f, 1), constant(f, -1));
-    let least = constant(f, i64::MIN);
+    let least = constant(f, if a.ty.element == Element::I32 { i32::MIN.into() } else { i64::MIN });
     let by_zero = f.order(Order::Equal, b, zero);
     let is_least = f.order(Order::Equal, a, least);
     let is_minus_one = f.order(Order::Equal, b, minus_one);
@@ -209,8 +226,16 @@ mod tests {
         let masks = [
             causal.clone(),
             binary(MaskOp::And, causal.clone(), window.clone()),
-            binary(MaskOp::Or, strided, MaskExpr::Not(Arc::new(window))),
+            binary(MaskOp::Or, strided.clone(), MaskExpr::Not(Arc::new(window))),
+            binary(
+                MaskOp::Equal,
+                binary(MaskOp::Divide, Key, Const(16)),
+                binary(MaskOp::Divide, Query, Const(32)),
+            ),
         ];
+        assert!(masks.iter().all(|mask| is_narrow(mask, 100, 90)));
+        assert!(!is_narrow(&binary(MaskOp::Multiply, Query, Const(1 << 30)), 100, 90));
+        assert!(!is_narrow(&binary(MaskOp::Divide, Const(7), Query), 100, 90));
         for mask in masks.map(|m| Mask::Where(Arc::new(m))) {
             let got = classify(&mask, 100, 90, 16, 16);
             for (i, class) in got.iter().enumerate() {
