@@ -217,6 +217,86 @@ pub enum Error {
     /// R0605. The prompt has no token.
     #[error("the prompt is empty")]
     PromptEmpty,
+    /// R0606. No NVIDIA GPU can be used.
+    #[error("no NVIDIA GPU can be used: {reason}")]
+    GpuMissing {
+        /// What is not there.
+        reason: String,
+    },
+    /// R0607. The driver is too old.
+    #[error("the NVIDIA driver supports CUDA {found}, and {needed} is needed")]
+    DriverOld {
+        /// `12.4`
+        found: String,
+        /// `13.0`, or `PTX 8.8`
+        needed: String,
+    },
+    /// R0608. A library of NVIDIA's is not there.
+    #[error("{name} was not found in {}", searched.join(", "))]
+    LibraryMissing {
+        /// `cuBLASLt`
+        name: String,
+        /// Folders, in order.
+        searched: Vec<String>,
+    },
+    /// R0609. A card that is too old.
+    #[error("{card} has compute capability {capability}, and 8.0 is needed")]
+    CardOld {
+        /// Its name.
+        card: String,
+        /// `7.5`
+        capability: String,
+    },
+    /// R0610. The program does not fit the card.
+    #[error("the program needs {} of device memory, and {card} has {} free of {}", bytes(*needed), bytes(*free), bytes(*total))]
+    DeviceMemory {
+        /// Bytes of all arenas, and of what comes with them.
+        needed: u64,
+        /// Bytes that nobody holds.
+        free: u64,
+        /// Bytes of the card.
+        total: u64,
+        /// Its name.
+        card: String,
+    },
+    /// R0701. A call of CUDA failed.
+    #[error("CUDA failed at {call}: {reason}")]
+    CudaFailed {
+        /// What was called, and for which layer call.
+        call: String,
+        /// The driver's words.
+        reason: String,
+        /// The fault lies there, and not in something started before.
+        located: bool,
+    },
+    /// R0702. The driver does not take the kernels.
+    #[error("the driver cannot load the kernels: {reason}")]
+    ImageFailed {
+        /// Its words.
+        reason: String,
+    },
+    /// R0703. Nothing can run a matrix product.
+    #[error("neither cuBLASLt nor a kernel of the program can run the product {product}")]
+    NoAlgorithm {
+        /// Its sizes, types and strides.
+        product: String,
+    },
+    /// R0704. The lock file lacks algorithms, and may not be changed.
+    #[error("`{}` has no algorithm for {missing} product(s) of this program on this card", path.display())]
+    LockIncomplete {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        missing: usize,
+    },
+    /// R0705. The lock file is not one.
+    #[error("`{}` is not a lock file: {reason}", path.display())]
+    LockMalformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl Error {
@@ -251,6 +331,16 @@ impl Error {
             Self::NoLogits => "R0603",
             Self::WrongLength { .. } => "R0604",
             Self::PromptEmpty => "R0605",
+            Self::GpuMissing { .. } => "R0606",
+            Self::DriverOld { .. } => "R0607",
+            Self::LibraryMissing { .. } => "R0608",
+            Self::CardOld { .. } => "R0609",
+            Self::DeviceMemory { .. } => "R0610",
+            Self::CudaFailed { .. } => "R0701",
+            Self::ImageFailed { .. } => "R0702",
+            Self::NoAlgorithm { .. } => "R0703",
+            Self::LockIncomplete { .. } => "R0704",
+            Self::LockMalformed { .. } => "R0705",
         }
     }
 
@@ -318,6 +408,33 @@ impl Error {
             Self::NoLogits => "build it again with this version: `dspc build`".into(),
             Self::WrongLength { .. } => "give `batch · sequence` tokens and as many targets".into(),
             Self::PromptEmpty => "give at least one character".into(),
+            Self::GpuMissing { .. } => {
+                "run on the CPU with `--device cpu`, or see what is found with `dspc doctor`".into()
+            }
+            Self::DriverOld { .. } => "install a newer NVIDIA driver, or run with `--device cpu`".into(),
+            Self::LibraryMissing { .. } => {
+                "install it (`pip install nvidia-cublas`), or name its folder in DSPC_CUDA_LIBS".into()
+            }
+            Self::CardOld { .. } => "use a newer card, or run with `--device cpu`".into(),
+            Self::DeviceMemory { .. } => {
+                "lower `micro_batch` and raise the accumulation, ask for `recompute: auto`, or free the card; \
+                 `dspc plan` shows what each costs"
+                    .into()
+            }
+            Self::CudaFailed { located: true, .. } => {
+                "please report this with the spec that shows it; the last checkpoint is whole, and `--resume` goes on from it".into()
+            }
+            Self::CudaFailed { located: false, .. } => {
+                "run again with `DSPC_CUDA_SYNC=1`, which starts kernels one by one and names the one at fault; `--resume` goes on from the last checkpoint".into()
+            }
+            Self::ImageFailed { .. } => {
+                "build the artifact again with this version: `dspc build`; if it stays, please report it".into()
+            }
+            Self::NoAlgorithm { .. } => {
+                "build the artifact again with this version: `dspc build`; if it stays, please report it".into()
+            }
+            Self::LockIncomplete { .. } => "measure them once with `dspc tune`, or leave out `--locked`".into(),
+            Self::LockMalformed { .. } => "delete it; the next run measures again".into(),
         }
     }
 
@@ -338,6 +455,10 @@ impl Error {
             Self::Memory { .. } | Self::Threads { .. } => 5,
             Self::NoLogits => 7,
             Self::WrongLength { .. } | Self::PromptEmpty => 1,
+            Self::GpuMissing { .. } | Self::DriverOld { .. } | Self::LibraryMissing { .. } => 5,
+            Self::CardOld { .. } | Self::DeviceMemory { .. } | Self::CudaFailed { .. } => 5,
+            Self::ImageFailed { .. } | Self::NoAlgorithm { .. } => 7,
+            Self::LockIncomplete { .. } | Self::LockMalformed { .. } => 7,
         }
     }
 
@@ -378,10 +499,11 @@ macro_rules! pages {
     };
 }
 
-const PAGES: [(&str, &str); 28] = pages![
+const PAGES: [(&str, &str); 38] = pages![
     "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
     "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
-    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605",
+    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608",
+    "R0609", "R0610", "R0701", "R0702", "R0703", "R0704", "R0705",
 ];
 
 #[cfg(test)]
@@ -445,6 +567,30 @@ mod tests {
             Error::NoLogits,
             Error::WrongLength { expected: 768, found: 767 },
             Error::PromptEmpty,
+            Error::GpuMissing { reason: "there is no NVIDIA driver (libcuda.so.1)".into() },
+            Error::DriverOld { found: "12.4".into(), needed: "PTX 8.8".into() },
+            Error::LibraryMissing {
+                name: "cuBLASLt".into(),
+                searched: vec!["/usr/local/cuda/lib64".into(), "the loader's path".into()],
+            },
+            Error::CardOld { card: "Tesla T4".into(), capability: "7.5".into() },
+            Error::DeviceMemory {
+                needed: 31 << 30,
+                free: 23 << 30,
+                total: 24 << 30,
+                card: "NVIDIA L4".into(),
+            },
+            Error::CudaFailed {
+                call: "waiting for the GPU".into(),
+                reason: "an illegal memory access was encountered (CUDA_ERROR_ILLEGAL_ADDRESS)".into(),
+                located: false,
+            },
+            Error::ImageFailed {
+                reason: "CUDA_ERROR_INVALID_PTX: ptxas application ptx input, line 12; fatal : Parsing error".into(),
+            },
+            Error::NoAlgorithm { product: "64×50257×768 bf16/768@256 · bf16.T/768@2 → f32/50257@4".into() },
+            Error::LockIncomplete { path: "specs/dspc.lock".into(), missing: 3 },
+            Error::LockMalformed { path: "specs/dspc.lock".into(), reason: "EOF while parsing a value at line 1 column 0".into() },
         ]
     }
 

@@ -8,6 +8,7 @@ use super::{Device, EntryKind};
 use crate::error::Error;
 use dspc_program::{Buffer, BufferId, Program};
 use libloading::Library;
+use std::collections::VecDeque;
 use std::path::Path;
 
 /// Bytes to zero that are worth a thread of their own.
@@ -21,6 +22,8 @@ pub struct Cpu {
     buffers: Vec<Buffer>,
     arenas: Arenas,
     machine: Machine,
+    /// Words of entries that were started, and so have ended.
+    ended: VecDeque<Vec<[u8; 4]>>,
     /// The functions in the calls come from it: it must not go before them.
     _library: Library,
 }
@@ -58,6 +61,7 @@ impl Cpu {
             buffers: program.buffers.clone(),
             arenas,
             machine: Machine { pool: Pool::new(threads), values: Vec::with_capacity(most) },
+            ended: VecDeque::new(),
             _library: library,
         })
     }
@@ -101,6 +105,21 @@ impl Device for Cpu {
         };
         self.machine.block(calls, Counters::default());
         Ok(())
+    }
+
+    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
+        self.run(entry)?;
+        let word = |&(buffer, slot): &(BufferId, u64)| {
+            let mut word = [0; 4];
+            self.read(buffer, slot, 0, &mut word).map(|()| word)
+        };
+        let words = words.iter().map(word).collect::<Result<_, _>>()?;
+        self.ended.push_back(words);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<[u8; 4]>, Error> {
+        Ok(self.ended.pop_front().unwrap_or_default())
     }
 
     fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {

@@ -139,29 +139,7 @@ impl<'a> Lowering<'a> {
 
     /// A place from which `elements` are reached.
     fn address(&mut self, place: Place, elements: u64) -> Result<Address, Reason> {
-        let buffer = self.buffer(place.buffer)?;
-        let size = element_bytes(buffer.dtype);
-        let follows = place.turn || place.micro;
-        let slot = if follows { buffer.slots - 1 } else { place.add % buffer.slots };
-        let end = place
-            .elements
-            .checked_add(elements)
-            .and_then(|e| e.checked_mul(size))
-            .and_then(|e| e.checked_add(slot.checked_mul(buffer.stride)?))
-            .and_then(|e| e.checked_add(buffer.offset));
-        let arena = &self.program.arenas[buffer.arena as usize];
-        if end.is_none_or(|end| end > arena.bytes) {
-            return Err(format!("reaches past `{}` and its arena", buffer.name));
-        }
-        let base = self.arenas.address(buffer).wrapping_add((place.elements * size) as usize);
-        Ok(Address {
-            base,
-            stride: buffer.stride as usize,
-            slots: buffer.slots,
-            add: place.add % buffer.slots,
-            turn: place.turn,
-            micro: place.micro,
-        })
+        address(self.program, place, elements, |buffer| self.arenas.address(buffer))
     }
 
     fn buffer(&self, id: BufferId) -> Result<&'a Buffer, Reason> {
@@ -175,12 +153,44 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// A place from which `elements` are reached; `start` is the first byte of a buffer's slot 0.
+pub(super) fn address(
+    program: &Program,
+    place: Place,
+    elements: u64,
+    start: impl FnOnce(&Buffer) -> *mut u8,
+) -> Result<Address, Reason> {
+    let index = place.buffer.0;
+    let buffer = program.buffers.get(index as usize).ok_or_else(|| format!("no buffer {index}"))?;
+    let size = element_bytes(buffer.dtype);
+    let follows = place.turn || place.micro;
+    let slot = if follows { buffer.slots - 1 } else { place.add % buffer.slots };
+    let end = place
+        .elements
+        .checked_add(elements)
+        .and_then(|e| e.checked_mul(size))
+        .and_then(|e| e.checked_add(slot.checked_mul(buffer.stride)?))
+        .and_then(|e| e.checked_add(buffer.offset));
+    let arena = &program.arenas[buffer.arena as usize];
+    if end.is_none_or(|end| end > arena.bytes) {
+        return Err(format!("reaches past `{}` and its arena", buffer.name));
+    }
+    Ok(Address {
+        base: start(buffer).wrapping_add((place.elements * size) as usize),
+        stride: buffer.stride as usize,
+        slots: buffer.slots,
+        add: place.add % buffer.slots,
+        turn: place.turn,
+        micro: place.micro,
+    })
+}
+
 fn whole(x: u64) -> Result<i64, Reason> {
     i64::try_from(x).map_err(|_| "a count too large".to_string())
 }
 
 /// Elements from the first to the last of `rows` runs of `cols`.
-fn span(rows: u64, cols: u64, stride: u64) -> Option<u64> {
+pub(super) fn span(rows: u64, cols: u64, stride: u64) -> Option<u64> {
     if rows == 0 || cols == 0 {
         return Some(0);
     }

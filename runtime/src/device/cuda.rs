@@ -1,0 +1,270 @@
+//! An NVIDIA GPU: kernels from PTX, products from cuBLASLt or our own kernels, a graph an entry.
+//!
+//! Memory is taken once; nothing is taken while training. An entry is recorded when it first runs, and replayed from then on. Whatever the
+//! driver or a library does not have is an error of [`libraries`], before it is called.
+
+mod call;
+mod context;
+mod fault;
+mod graph;
+mod inputs;
+mod launch;
+pub mod libraries;
+mod lower;
+mod memory;
+mod module;
+mod product;
+mod results;
+
+pub use context::Card;
+
+use super::call::Counters;
+use super::{Device, DeviceOptions, EntryKind, element_bytes};
+use crate::error::{Error, bytes};
+use call::Call;
+use context::Gpu;
+use cudarc::driver::result as driver;
+use dspc_program::{Buffer, BufferId, Program, Target};
+use graph::Graph;
+use inputs::{Inputs, Layout};
+use lower::Lowering;
+use memory::DeviceArenas;
+use module::Module;
+use product::Key;
+use product::choose::{Products, Sample};
+use results::Results;
+
+/// An entry whose loops make more instructions than this is not recorded: its graph would take more device memory than it saves time.
+const GRAPH_MAX: u64 = 200_000;
+
+/// A program on a GPU. Fields go in this order: what uses the context goes before it.
+pub struct Cuda {
+    entries: [Option<EntryState>; 3],
+    products: Products,
+    inputs: Inputs,
+    results: Results,
+    _module: Module,
+    arenas: DeviceArenas,
+    buffers: Vec<Buffer>,
+    /// One instruction at a time, so that a fault is found where it happens.
+    careful: bool,
+    free_before: u64,
+    notes: Vec<String>,
+    gpu: Gpu,
+}
+
+struct EntryState {
+    calls: Vec<Call>,
+    graph: Option<Graph>,
+}
+
+// SAFETY: handles of the driver may be used from any thread, one at a time, once the context is made current there, which every method does.
+unsafe impl Send for Cuda {}
+
+impl Cuda {
+    /// Takes memory, loads the kernels, chooses the algorithms of the products. `ptx` are the target's kernels.
+    ///
+    /// # Errors
+    /// R0202 for a program that reaches outside its memory, R0606 to R0610, R0701 to R0705.
+    pub fn new(program: &Program, target: &Target, ptx: &[u8], options: &DeviceOptions) -> Result<Self, Error> {
+        let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
+        super::lower::check_memory(program).map_err(malformed)?;
+        let gpu = Gpu::open()?;
+        let free_before = gpu.free_bytes()?;
+        let arenas = DeviceArenas::new(program, &gpu)?;
+        let mut module = Module::load(ptx, &gpu.card, &options.cache_dir)?;
+        let address = lower::in_arenas(&arenas);
+        let mut function = |launch: &dspc_program::GpuLaunch| module.function(&launch.symbol, launch.shared);
+        let mut lowering =
+            Lowering::new(program, &target.launches, &address, &mut function)?.map_err(malformed)?;
+        let mut lower = |entry| lowering.entry(entry).map_err(malformed);
+        let calls = [
+            Some(lower(&program.train)?),
+            Some(lower(&program.evaluate)?),
+            program.logits.as_ref().map(lower).transpose()?,
+        ];
+        let keys = std::mem::take(&mut lowering.keys);
+        let products = Products::new(&gpu, &samples(&keys, &calls), &arenas, options)?;
+        let inputs = Inputs::new(Layout::new(program, &address))?;
+        let mut notes = Vec::new();
+        notes.extend(module.compiled.then(|| "kernels compiled by the driver".to_string()));
+        notes.extend(products.note.clone());
+        drop(address);
+        Ok(Self {
+            entries: calls.map(|calls| calls.map(|calls| EntryState { calls, graph: None })),
+            products,
+            inputs,
+            results: Results::default(),
+            _module: module,
+            arenas,
+            buffers: program.buffers.clone(),
+            careful: std::env::var_os("DSPC_CUDA_SYNC").is_some_and(|value| value != "0" && !value.is_empty()),
+            free_before,
+            notes,
+            gpu,
+        })
+    }
+
+    /// Starts an entry, with the inputs that were written.
+    fn issue(&mut self, entry: EntryKind) -> Result<(), Error> {
+        self.gpu.bind()?;
+        self.inputs.send(&self.gpu)?;
+        let state = self.entries[entry as usize].as_mut().ok_or(Error::NoLogits)?;
+        let (gpu, products, careful) = (&self.gpu, &self.products, self.careful);
+        if careful || call::unrolled(&state.calls) > GRAPH_MAX {
+            return start(gpu, products, &state.calls, careful);
+        }
+        let graph = match &mut state.graph {
+            Some(graph) => graph,
+            empty => empty.insert(Graph::record(gpu, || start(gpu, products, &state.calls, false))?),
+        };
+        graph.launch(gpu)
+    }
+
+    fn slot(&self, id: BufferId, slot: u64, end: u64) -> Result<(&Buffer, u64), Error> {
+        let outside = |what: String| Error::ArtifactMalformed {
+            path: crate::artifact::program_file(dspc_program::Family::Cuda).into(),
+            reason: format!("{what} is used outside its bounds"),
+        };
+        let buffer = self.buffers.get(id.0 as usize).ok_or_else(|| outside(format!("buffer {}", id.0)))?;
+        if slot >= buffer.slots || end > buffer.elements * element_bytes(buffer.dtype) {
+            return Err(outside(buffer.name.clone()));
+        }
+        Ok((buffer, self.arenas.address(buffer) + slot * buffer.stride))
+    }
+}
+
+/// Each distinct product with its first place in the program, in the order of their numbers.
+fn samples<'c>(
+    keys: &std::collections::BTreeMap<Key, usize>,
+    entries: &'c [Option<Vec<Call>>],
+) -> Vec<Sample<'c>> {
+    let mut found = std::collections::BTreeMap::new();
+    for calls in entries.iter().flatten() {
+        collect(calls, &mut found);
+    }
+    let mut numbered: Vec<(usize, Key)> = keys.iter().map(|(key, &number)| (number, *key)).collect();
+    numbered.sort_unstable_by_key(|(number, _)| *number);
+    numbered.into_iter().filter_map(|(number, key)| Some((key, *found.get(&number)?))).collect()
+}
+
+fn collect<'c>(
+    calls: &'c [Call],
+    found: &mut std::collections::BTreeMap<usize, &'c product::Product>,
+) {
+    for call in calls {
+        match call {
+            Call::Product(product, _) => _ = found.entry(product.plan).or_insert(product),
+            Call::Turns { body, .. } | Call::MicroBatches { body, .. } => collect(body, found),
+            Call::Launch(..) | Call::Zero { .. } => {}
+        }
+    }
+}
+
+/// Starts every instruction of an entry, in order.
+fn start(gpu: &Gpu, products: &Products, calls: &[Call], careful: bool) -> Result<(), Error> {
+    call::walk(calls, Counters::default(), &mut |call, counters| {
+        one(gpu, products, call, counters)?;
+        if !careful {
+            return Ok(());
+        }
+        // SAFETY: the stream is ours and alive.
+        unsafe { driver::stream::synchronize(gpu.stream) }.map_err(fault::driver(named(call, counters)))
+    })
+}
+
+fn one(gpu: &Gpu, products: &Products, call: &Call, counters: Counters) -> Result<(), Error> {
+    match call {
+        Call::Launch(kernel, origin) => launch::launch(gpu, kernel, counters, origin),
+        Call::Product(product, origin) => {
+            products.run(gpu, product, counters, origin)?;
+            product.after.as_ref().map_or(Ok(()), |after| launch::launch(gpu, after, counters, origin))
+        }
+        Call::Zero { at, bytes, origin } => {
+            let start = at.at(counters).addr() as u64;
+            // SAFETY: the slot was checked to lie in its arena.
+            unsafe { driver::memset_d8_async(start, 0, *bytes, gpu.stream) }
+                .map_err(fault::driver(format!("zeroing a buffer of `{origin}`")))
+        }
+        // `walk` visits what is in them.
+        Call::Turns { .. } | Call::MicroBatches { .. } => Ok(()),
+    }
+}
+
+/// `kernel `x` of `h.*.attn` in turn 3`
+fn named(call: &Call, counters: Counters) -> String {
+    let place = format!("in turn {} of micro-batch {}", counters.turn, counters.micro);
+    let kernels = |launch: &call::Launch| {
+        launch.parts.iter().map(|part| format!("`{}`", part.symbol)).collect::<Vec<_>>().join(", ")
+    };
+    match call {
+        Call::Launch(launch, origin) => format!("kernel {} of `{origin}`, {place}", kernels(launch)),
+        Call::Product(product, origin) => match &product.after {
+            None => format!("a matrix product of `{origin}`, {place}"),
+            Some(after) => format!("a matrix product of `{origin}` or {}, {place}", kernels(after)),
+        },
+        Call::Zero { origin, .. } => format!("zeroing a buffer of `{origin}`, {place}"),
+        Call::Turns { .. } | Call::MicroBatches { .. } => place,
+    }
+}
+
+impl Device for Cuda {
+    fn run(&mut self, entry: EntryKind) -> Result<(), Error> {
+        self.issue(entry)
+    }
+
+    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
+        let at = words.iter().map(|&(id, slot)| self.slot(id, slot, 4).map(|(_, at)| at));
+        let at = at.collect::<Result<Vec<_>, _>>()?;
+        self.issue(entry)?;
+        self.results.start(&self.gpu, &at)
+    }
+
+    fn finish(&mut self) -> Result<Vec<[u8; 4]>, Error> {
+        self.gpu.bind()?;
+        self.results.finish()
+    }
+
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    fn write(&mut self, id: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
+        let (buffer, at) = self.slot(id, slot, bytes.len() as u64)?;
+        let buffer = buffer.clone();
+        self.gpu.bind()?;
+        if self.inputs.write(id, &buffer, slot, bytes)? {
+            return Ok(());
+        }
+        self.gpu.wait()?;
+        // SAFETY: the slot was checked, and nothing runs.
+        unsafe { driver::memcpy_htod_sync(at, bytes) }.map_err(fault::driver(format!("writing `{}`", buffer.name)))
+    }
+
+    fn read(&self, id: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let (buffer, at) = self.slot(id, slot, start.saturating_add(bytes.len() as u64))?;
+        self.gpu.bind()?;
+        self.gpu.wait()?;
+        // SAFETY: the range was checked, and nothing runs.
+        unsafe { driver::memcpy_dtoh_sync(bytes, at + start) }
+            .map_err(fault::driver(format!("reading `{}`", buffer.name)))
+    }
+
+    fn device_bytes(&self) -> Option<u64> {
+        self.gpu.bind().ok()?;
+        Some(self.free_before.saturating_sub(self.gpu.free_bytes().ok()?))
+    }
+
+    fn describe(&self) -> String {
+        let card = format!("cuda, {} {}", self.gpu.card.name, bytes(self.gpu.card.bytes));
+        [card].into_iter().chain(self.notes.iter().cloned()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // What follows gives memory and handles back on this thread, when the card no longer uses them.
+        _ = self.gpu.bind();
+        _ = self.gpu.wait();
+    }
+}
