@@ -5,9 +5,12 @@
 mod cpu_features;
 mod embedded;
 
+pub use cpu_features::cpu_level;
 pub use embedded::Embedded;
 
 use crate::device::cpu::Cpu;
+use crate::device::cuda::{Card, Cuda};
+use crate::device::{Device, DeviceOptions, Wanted};
 use crate::durable;
 use crate::error::Error;
 use dspc_program::{FORMAT_VERSION, Family, Program, Target};
@@ -51,6 +54,47 @@ pub fn read(directory: &Path, family: Family) -> Result<Artifact, Error> {
     let bytes =
         std::fs::read(&path).map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
     Ok(Artifact { directory: directory.into(), program: parse(&bytes, path)? })
+}
+
+/// The families that an artifact has a program for.
+pub fn families(directory: &Path) -> Vec<Family> {
+    let there = |family: &Family| directory.join(program_file(*family)).is_file();
+    [Family::Cpu, Family::Cuda].into_iter().filter(there).collect()
+}
+
+/// Reads the program for the device that is wanted. `auto` takes the GPU where there is one that the artifact has kernels for, else the CPU;
+/// an artifact for one family runs on that one or not at all.
+///
+/// # Errors
+/// Those of [`read`]; R0205 for a device that the artifact has no program for, R0606 to R0609 for a GPU that cannot be used.
+pub fn open(directory: &Path, wanted: Wanted) -> Result<Artifact, Error> {
+    let present = families(directory);
+    let family = match (wanted, &present[..]) {
+        // Nothing there: the error of reading says it best.
+        (_, []) => Family::Cpu,
+        (Wanted::Cpu, _) => Family::Cpu,
+        (Wanted::Cuda, _) => Family::Cuda,
+        (Wanted::Auto, [only]) => *only,
+        (Wanted::Auto, _) => match read(directory, Family::Cuda)?.gpu_target() {
+            Ok(_) => Family::Cuda,
+            Err(_) => Family::Cpu,
+        },
+    };
+    if family == Family::Cuda {
+        Card::find()?.targets()?;
+    }
+    if !present.is_empty() && !present.contains(&family) {
+        let wanted = match family {
+            Family::Cpu => "cpu",
+            Family::Cuda => Card::find()?.targets()?[0],
+        };
+        let programs =
+            present.iter().map(|&family| read(directory, family)).collect::<Result<Vec<_>, _>>()?;
+        let names = programs.iter().flat_map(|a| &a.program.targets).map(|t| t.name.as_str());
+        let present = names.collect::<Vec<_>>().join(", ");
+        return Err(Error::TargetMissing { wanted: wanted.into(), present });
+    }
+    read(directory, family)
 }
 
 /// A program from the contents of its file; `path` is what an error calls it.
@@ -127,6 +171,48 @@ impl Artifact {
             return Err(Error::CpuFeatures { level: target.level.clone(), missing: missing.join(", ") });
         }
         Cpu::new(&self.program, &path, threads)
+    }
+
+    /// The program on the first GPU.
+    ///
+    /// # Errors
+    /// Those of [`Self::kernels`] and [`Cuda::new`].
+    pub fn cuda(&self, options: &DeviceOptions) -> Result<Cuda, Error> {
+        let (target, path) = self.kernels(self.gpu_target()?)?;
+        let ptx = std::fs::read(&path)
+            .map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
+        Cuda::new(&self.program, target, &ptx, options)
+    }
+
+    /// The best target of the artifact for the GPU at hand.
+    fn gpu_target(&self) -> Result<&'static str, Error> {
+        let wanted = Card::find()?.targets()?;
+        let there = |name: &&&str| self.program.targets.iter().any(|target| target.name == **name);
+        Ok(wanted.iter().find(there).unwrap_or(&wanted[0]))
+    }
+
+    /// The program on the device that it was compiled for.
+    ///
+    /// # Errors
+    /// Those of [`Self::cpu`] and [`Self::cuda`].
+    pub fn device(&self, options: &DeviceOptions) -> Result<Box<dyn Device + Send>, Error> {
+        Ok(match self.program.family {
+            Family::Cpu => Box::new(self.cpu(options.threads)?),
+            Family::Cuda => Box::new(self.cuda(options)?),
+        })
+    }
+
+    /// Every file of the artifact, those for other families too.
+    ///
+    /// # Errors
+    /// Those of [`read`].
+    pub(crate) fn files(&self) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        for family in families(&self.directory) {
+            names.push(program_file(family).to_string());
+            names.extend(read(&self.directory, family)?.program.targets.into_iter().map(|t| t.file));
+        }
+        Ok(names)
     }
 }
 

@@ -17,6 +17,7 @@ mod config;
 mod weights;
 
 use crate::artifact::{self, Artifact};
+use crate::device::Wanted;
 use crate::durable;
 use crate::error::Error;
 use crate::session::Session;
@@ -116,12 +117,19 @@ pub fn open(path: &Path) -> Result<Checkpoint, Error> {
 }
 
 impl Checkpoint {
-    /// The program that made it.
+    /// The program that made it, for a device.
     ///
     /// # Errors
-    /// Those of [`artifact::read`].
-    pub fn artifact(&self) -> Result<Artifact, Error> {
-        artifact::read(&self.path.join(PROGRAM_FOLDER), Family::Cpu)
+    /// Those of [`artifact::open`].
+    pub fn artifact(&self, wanted: Wanted) -> Result<Artifact, Error> {
+        artifact::open(&self.path.join(PROGRAM_FOLDER), wanted)
+    }
+
+    /// The program that made it, whatever device it is for: all have one meaning.
+    fn program(&self) -> Result<Program, Error> {
+        let folder = self.path.join(PROGRAM_FOLDER);
+        let family = artifact::families(&folder).first().copied().unwrap_or(Family::Cpu);
+        Ok(artifact::read(&folder, family)?.program)
     }
 
     /// Sets a session's weights.
@@ -172,7 +180,7 @@ impl Checkpoint {
     /// # Errors
     /// R0403 with the first difference.
     pub(crate) fn check_same_run(&self, program: &Program) -> Result<(), Error> {
-        let before = self.artifact()?.program;
+        let before = self.program()?;
         let (old, new) = (&before, program);
         let differences = [
             ("sequence", old.data.sequence.to_string(), new.data.sequence.to_string()),
@@ -243,10 +251,8 @@ fn fill(dir: &Path, session: &Session, artifact: &Artifact, state: &State) -> Re
     durable::write_synced(&config, &[&artifact::to_json(&config::config(program), &config)?])?;
     let path = dir.join(STATE_FILE);
     durable::write_synced(&path, &[&artifact::to_json(state, &path)?])?;
-    let names =
-        program.targets.iter().map(|t| t.file.as_str()).chain([artifact::program_file(program.family)]);
-    for name in names {
-        let source = artifact.directory.join(name);
+    for name in artifact.files()? {
+        let source = artifact.directory.join(&name);
         let bytes =
             std::fs::read(&source).map_err(|e| Error::ArtifactUnreadable { path: source, source: e })?;
         durable::write_synced(&dir.join(PROGRAM_FOLDER).join(name), &[&bytes])?;

@@ -502,8 +502,8 @@ macro_rules! pages {
 const PAGES: [(&str, &str); 38] = pages![
     "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
     "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
-    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608",
-    "R0609", "R0610", "R0701", "R0702", "R0703", "R0704", "R0705",
+    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608", "R0609", "R0610",
+    "R0701", "R0702", "R0703", "R0704", "R0705",
 ];
 
 #[cfg(test)]
@@ -586,11 +586,17 @@ mod tests {
                 located: false,
             },
             Error::ImageFailed {
-                reason: "CUDA_ERROR_INVALID_PTX: ptxas application ptx input, line 12; fatal : Parsing error".into(),
+                reason: "CUDA_ERROR_INVALID_PTX: ptxas application ptx input, line 12; fatal : Parsing error"
+                    .into(),
             },
-            Error::NoAlgorithm { product: "64×50257×768 bf16/768@256 · bf16.T/768@2 → f32/50257@4".into() },
+            Error::NoAlgorithm {
+                product: "64×50257×768 bf16/768@256 · bf16.T/768@2 → f32/50257@4".into()
+            },
             Error::LockIncomplete { path: "specs/dspc.lock".into(), missing: 3 },
-            Error::LockMalformed { path: "specs/dspc.lock".into(), reason: "EOF while parsing a value at line 1 column 0".into() },
+            Error::LockMalformed {
+                path: "specs/dspc.lock".into(),
+                reason: "EOF while parsing a value at line 1 column 0".into(),
+            },
         ]
     }
 

@@ -1,13 +1,13 @@
 //! Text from a trained model: the logits of the last ids, a choice, and again.
 
 use crate::checkpoint;
-use crate::device::threads_wanted;
+use crate::device::{Algorithms, DeviceOptions, Wanted, threads_wanted};
 use crate::error::Error;
 use crate::philox::{SITE_SAMPLE, Stream};
 use crate::session::Session;
 use crate::tokenizer::TextTokenizer;
 use crate::tokenizer::decode_stream::DecodeStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How to choose.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -22,6 +22,17 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// Where to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct On {
+    /// Which device.
+    pub device: Wanted,
+    /// Images of kernels are kept here, for GPUs.
+    pub cache_dir: PathBuf,
+    /// `dspc.lock`, for GPUs.
+    pub lock: PathBuf,
+}
+
 /// What came out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Generated {
@@ -34,17 +45,23 @@ pub struct Generated {
 /// Goes on with `prompt`, from a `checkpoint-N` folder or the newest one of a run's folder; hands out text as it comes.
 ///
 /// # Errors
-/// Those of [`checkpoint::open`] and [`Artifact::cpu`](crate::Artifact::cpu); R0106, R0502, R0603, R0605.
+/// Those of [`checkpoint::open`], [`artifact::open`](crate::artifact::open) and [`Artifact::device`](crate::Artifact::device); R0106, R0502, R0603, R0605.
 pub fn generate(
     path: &Path,
     prompt: &str,
     options: &Options,
+    on: &On,
     text: &mut dyn FnMut(&str),
 ) -> Result<Generated, Error> {
     let checkpoint = checkpoint::open(path)?;
-    let artifact = checkpoint.artifact()?;
-    let threads = threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?;
-    let mut session = Session::blank(&artifact.program, artifact.cpu(threads)?)?;
+    let artifact = checkpoint.artifact(on.device)?;
+    let device = artifact.device(&DeviceOptions {
+        threads: threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?,
+        cache_dir: on.cache_dir.clone(),
+        lock: on.lock.clone(),
+        algorithms: Algorithms::Measure,
+    })?;
+    let mut session = Session::blank(&artifact.program, device)?;
     checkpoint.load_weights(&mut session)?;
     continue_text(&mut session, prompt, options, text)
 }

@@ -79,6 +79,12 @@ pub struct Summary {
     /// Highest memory of the process, where the system says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
+    /// Memory of the GPU that the run took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
+    /// Seconds of a step once the first few were over, evaluations and checkpoints left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steady_step_seconds: Option<f64>,
     /// Ended before its steps, by request.
     pub interrupted: bool,
     /// The last checkpoint.

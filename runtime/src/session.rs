@@ -32,6 +32,10 @@ pub struct Session {
     logits: Buffers,
     attempted: u64,
     applied: u64,
+    /// Steps begun and not ended.
+    under_way: u64,
+    /// What a step leaves for the host: the losses, the norm, the flag.
+    words: Vec<(BufferId, u64)>,
     /// The last applied step that every table has an element for.
     planned: u64,
 }
@@ -78,11 +82,14 @@ impl Session {
             evaluate: Buffers::of(&program, &program.evaluate),
             logits: Buffers::of(&program, program.logits.as_ref().unwrap_or(&empty)),
             planned: planned(&program),
+            words: Vec::new(),
+            under_way: 0,
             device: Box::new(device),
             program,
             attempted: 0,
             applied: 0,
         };
+        session.words = session.train.words(&session.program);
         session.fill_tables()?;
         Ok(session)
     }
@@ -120,8 +127,17 @@ impl Session {
     /// Steps beyond those that the program plans keep the last one's learning rate.
     ///
     /// # Errors
-    /// R0107, R0604.
+    /// R0107, R0604; R0701 on a GPU.
     pub fn step(&mut self, tokens: &[i32], targets: &[i32]) -> Result<StepStats, Error> {
+        self.begin_step(tokens, targets)?;
+        self.end_step()
+    }
+
+    /// Starts a step, as [`Self::step`] does, and comes back before it is done where the device works on its own.
+    ///
+    /// # Errors
+    /// R0107, R0604; R0701 on a GPU.
+    pub(crate) fn begin_step(&mut self, tokens: &[i32], targets: &[i32]) -> Result<(), Error> {
         let training = &self.program.training;
         let (rows, accumulation, seed) = (training.micro_batch, training.accumulation, training.seed);
         let micro = (rows * self.program.data.sequence) as usize;
@@ -138,30 +154,57 @@ impl Session {
             write_all(device, &self.train.rng, slot, &rng)?;
         }
         write_all(device, &self.train.inverse_targets, 0, &[inverse(counted)])?;
-        write_all(device, &self.train.applied_steps, 0, &[self.applied.min(self.planned) as i32])?;
-        device.run(EntryKind::Train)?;
+        if self.under_way == 0 {
+            // While steps are under way the device alone knows how many were applied, and counts on itself.
+            write_all(device, &self.train.applied_steps, 0, &[self.applied.min(self.planned) as i32])?;
+        }
+        device.start(EntryKind::Train, &self.words)?;
         self.attempted = step;
-        self.stats(step)
+        self.under_way += 1;
+        Ok(())
     }
 
-    fn stats(&mut self, step: u64) -> Result<StepStats, Error> {
-        let one = |buffer: Option<BufferId>| buffer.map(|b| self.read_f32(b, 0)).transpose();
-        let loss = match self.train.loss {
-            Some(buffer) => {
-                let slots =
-                    self.program.buffers[buffer.0 as usize].slots.min(self.program.training.accumulation);
-                (0..slots).map(|slot| self.read_f32(buffer, slot)).sum::<Result<f32, _>>()?
-            }
-            None => 0.0,
+    /// Waits for the oldest step that was begun and not ended, and says what it did.
+    ///
+    /// # Errors
+    /// R0701 on a GPU.
+    pub(crate) fn end_step(&mut self) -> Result<StepStats, Error> {
+        let step = self.attempted + 1 - self.under_way;
+        let words = self.device.finish()?;
+        self.under_way = self.under_way.saturating_sub(1);
+        Ok(self.stats(step, &words))
+    }
+
+    /// Steps begun and not ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.under_way
+    }
+
+    /// Steps to begin before the first is ended, so that the device never waits.
+    pub(crate) fn ahead(&self) -> u64 {
+        self.device.ahead() as u64
+    }
+
+    /// Device memory that the program takes, where it is not the host's.
+    pub fn device_bytes(&self) -> Option<u64> {
+        self.device.device_bytes()
+    }
+
+    fn stats(&mut self, step: u64, words: &[[u8; 4]]) -> StepStats {
+        let one = |buffer: Option<BufferId>| {
+            let at = self.words.iter().position(|&(id, _)| Some(id) == buffer)?;
+            words.get(at).map(|&word| f32::from_le_bytes(word))
         };
-        let grad_norm = one(self.train.grad_norm)?;
-        let flag = one(self.train.finite)?.unwrap_or(1.0);
+        let losses = self.words.iter().zip(words).filter(|((id, _), _)| Some(*id) == self.train.loss);
+        let loss = losses.map(|(_, &word)| f32::from_le_bytes(word)).sum();
+        let grad_norm = one(self.train.grad_norm);
+        let flag = one(self.train.finite).unwrap_or(1.0);
         let applied = flag != 0.0;
         let learning_rate =
             tables::learning_rate(&self.program.training.schedule, self.applied.min(self.planned));
         self.applied += u64::from(applied);
-        let finite = applied && loss.is_finite() && grad_norm.is_none_or(f32::is_finite);
-        Ok(StepStats { step, loss, grad_norm, learning_rate, finite })
+        let finite = applied && f32::is_finite(loss) && grad_norm.is_none_or(f32::is_finite);
+        StepStats { step, loss, grad_norm, learning_rate, finite }
     }
 
     /// Mean loss of one micro-batch of `micro_batch · sequence` ids; a target below 0 is not counted.
@@ -368,6 +411,17 @@ impl Buffers {
             finite: one(Role::Finite),
             logits: one(Role::Logits),
         }
+    }
+}
+
+impl Buffers {
+    /// The words that a step leaves for the host.
+    fn words(&self, program: &Program) -> Vec<(BufferId, u64)> {
+        let losses = self.loss.iter().flat_map(|&buffer| {
+            let slots = program.buffers[buffer.0 as usize].slots.min(program.training.accumulation);
+            (0..slots).map(move |slot| (buffer, slot))
+        });
+        losses.chain(self.grad_norm.map(|b| (b, 0))).chain(self.finite.map(|b| (b, 0))).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The training loop: samples in, steps, evaluations, checkpoints, numbers out.
 
 mod evaluate;
+mod loader;
 mod log;
 
 pub use crate::metrics::Summary;
@@ -8,7 +9,7 @@ pub use crate::metrics::Summary;
 use crate::artifact::{self, Artifact};
 use crate::checkpoint;
 use crate::data;
-use crate::device::threads_wanted;
+use crate::device::{Algorithms, Device, DeviceOptions, threads_wanted};
 use crate::durable;
 use crate::error::Error;
 use crate::generate;
@@ -18,6 +19,7 @@ use crate::sampler::{self, Holdout, Sampler};
 use crate::session::{Session, StepStats};
 use crate::tokens::TokenStream;
 use evaluate::Evaluation;
+use loader::Loader;
 use log::Meter;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,17 @@ pub struct RunOptions {
     pub resume: bool,
     /// Stop after this step, if it comes before the program's last.
     pub max_steps: Option<u64>,
+    /// `dspc.lock`: algorithms of matrix products, on a GPU.
+    pub lock: PathBuf,
+    /// How it is used.
+    pub algorithms: Algorithms,
+}
+
+impl RunOptions {
+    fn last_step(&self, program: &dspc_program::Program) -> u64 {
+        let steps = program.training.steps;
+        self.max_steps.map_or(steps, |max| max.min(steps))
+    }
 }
 
 /// Trains, and reports to standard error. Once `stop` is set, the step at hand is finished and saved.
@@ -71,7 +84,12 @@ pub fn run_reported(
         true => Some(Holdout::new(&stream, train_tokens, program.data.sequence)?),
         false => None,
     };
-    let device = artifact.cpu(threads)?;
+    let device = artifact.device(&DeviceOptions {
+        threads,
+        cache_dir: options.cache_dir.clone(),
+        lock: options.lock.clone(),
+        algorithms: options.algorithms,
+    })?;
     let session = match options.resume {
         true => resumed(artifact, device, &options.run_dir, &stream.hash(), reporter)?,
         false => Session::new(program, device)?,
@@ -87,25 +105,30 @@ pub fn run_reported(
         session.describe(),
     ));
     let metrics = Metrics::open(&options.run_dir.join("metrics.jsonl"), session.steps().0)?;
-    let run = Run {
-        artifact,
-        options,
-        stop,
-        reporter,
-        data_hash: stream.hash(),
-        sampler,
-        evaluation: holdout.map(|holdout| Evaluation::new(program, holdout)),
-        session,
-        metrics,
-        saved: None,
-        evaluated: None,
-    };
-    run.finish()
+    std::thread::scope(|scope| {
+        let steps = session.steps().0..options.last_step(program);
+        let threaded = (session.ahead() > 0).then_some(scope);
+        let run = Run {
+            artifact,
+            options,
+            stop,
+            reporter,
+            data_hash: stream.hash(),
+            windows: sampler.windows(),
+            loader: Loader::new(sampler, program, steps, threaded),
+            evaluation: holdout.map(|holdout| Evaluation::new(program, holdout)),
+            session,
+            metrics,
+            saved: None,
+            evaluated: None,
+        };
+        run.finish()
+    })
 }
 
 fn resumed(
     artifact: &Artifact,
-    device: crate::device::cpu::Cpu,
+    device: Box<dyn Device + Send>,
     run_dir: &Path,
     data_hash: &str,
     reporter: &mut dyn Reporter,
@@ -131,7 +154,9 @@ struct Run<'a> {
     stop: &'a AtomicBool,
     reporter: &'a mut dyn Reporter,
     data_hash: String,
-    sampler: Sampler<'a>,
+    /// Samples of an epoch.
+    windows: u64,
+    loader: Loader<'a>,
     evaluation: Option<Evaluation<'a>>,
     session: Session,
     metrics: Metrics,
@@ -144,18 +169,36 @@ struct Run<'a> {
 impl Run<'_> {
     fn finish(mut self) -> Result<Summary, Error> {
         let training = &self.artifact.program.training;
-        let last = self.options.max_steps.map_or(training.steps, |max| max.min(training.steps));
+        let last = self.options.last_step(&self.artifact.program);
         let begun = Instant::now();
         let mut meter = Meter::new(&self.artifact.program, self.session.steps().0, last);
-        let mut batch = Batch::new(training.batch, self.artifact.program.data.sequence);
         let first = self.session.steps().0;
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
-        while self.session.steps().0 < last && !self.stop.load(Ordering::Relaxed) {
-            let stats = self.step(&mut batch)?;
+        // After these the state is looked at, so that no later step may be under way.
+        let rests = |step: u64| {
+            step == last || due(training.eval_every, step) || due(training.checkpoint_every, step)
+        };
+        loop {
+            let (step, under_way) = (self.session.steps().0, self.session.under_way());
+            let free = under_way == 0 || (under_way <= self.session.ahead() && !rests(step));
+            if free && step < last && !self.stop.load(Ordering::Relaxed) {
+                self.begin()?;
+                continue;
+            }
+            if under_way == 0 {
+                break;
+            }
+            let stats = self.end()?;
             meter.add(&stats);
             self.reporter.progress(stats.step, last);
+            if stats.step == first + 1 && self.session.ahead() > 0 {
+                self.say_first_step();
+            }
             if due(training.log_every, stats.step) || stats.step == last {
                 self.log(&mut meter, &stats);
+            }
+            if self.session.under_way() > 0 {
+                continue;
             }
             if due(training.eval_every, stats.step) && stats.step < last {
                 meter.pause(|| self.evaluate())?;
@@ -195,14 +238,24 @@ impl Run<'_> {
         Ok(summary)
     }
 
-    fn step(&mut self, batch: &mut Batch) -> Result<StepStats, Error> {
-        batch.fill(&self.sampler, self.session.steps().0);
-        let stats = self.session.step(&batch.tokens, &batch.targets)?;
+    fn begin(&mut self) -> Result<(), Error> {
+        let batch = self.loader.next(self.session.steps().0);
+        self.session.begin_step(&batch.tokens, &batch.targets)
+    }
+
+    fn end(&mut self) -> Result<StepStats, Error> {
+        let stats = self.session.end_step()?;
         if stats.finite {
             return Ok(stats);
         }
         let what = if stats.loss.is_finite() { "gradient" } else { "loss" };
         Err(Error::NotFinite { what: what.into(), step: stats.step, checkpoint: self.newest() })
+    }
+
+    fn say_first_step(&mut self) {
+        if let Some(seconds) = seconds_of_process() {
+            self.reporter.line(&format!("first step after {seconds:.1} s"));
+        }
     }
 
     fn newest(&self) -> Option<PathBuf> {
@@ -211,12 +264,13 @@ impl Run<'_> {
 
     fn epoch(&self) -> f64 {
         let samples = self.session.steps().0 * self.artifact.program.training.batch;
-        samples as f64 / self.sampler.windows() as f64
+        samples as f64 / self.windows as f64
     }
 
     fn log(&mut self, meter: &mut Meter, stats: &StepStats) {
         let reading = meter.read();
-        self.reporter.line(&log::line(stats, &reading, meter.last()));
+        let memory = self.session.device_bytes().or_else(peak_memory_bytes);
+        self.reporter.line(&log::line(stats, &reading, meter.last(), memory));
         let record = Record {
             step: stats.step,
             epoch: self.epoch(),
@@ -277,6 +331,8 @@ impl Run<'_> {
             global_step: step,
             epoch: self.epoch(),
             peak_memory_bytes: peak_memory_bytes(),
+            device_bytes: self.session.device_bytes(),
+            steady_step_seconds: meter.steady_step_seconds(),
             interrupted,
             checkpoint: self.newest(),
         }
@@ -303,27 +359,14 @@ impl Run<'_> {
     }
 }
 
-/// The ids of one step.
-struct Batch {
-    tokens: Vec<i32>,
-    targets: Vec<i32>,
-    sequences: u64,
-    sequence: usize,
-}
-
-impl Batch {
-    fn new(sequences: u64, sequence: u64) -> Self {
-        let ids = (sequences * sequence) as usize;
-        Self { tokens: vec![0; ids], targets: vec![0; ids], sequences, sequence: sequence as usize }
-    }
-
-    /// The samples of the step after `steps`.
-    fn fill(&mut self, sampler: &Sampler<'_>, steps: u64) {
-        let rows = self.tokens.chunks_mut(self.sequence).zip(self.targets.chunks_mut(self.sequence));
-        for (i, (tokens, targets)) in rows.enumerate() {
-            sampler.fill(steps * self.sequences + i as u64, tokens, targets);
-        }
-    }
+/// Seconds since this process began, where the system says.
+fn seconds_of_process() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything; what follows it are numbers. The 22nd field is the start, in hundredths of a second.
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let now: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    Some(now - ticks / 100.0)
 }
 
 #[cfg(test)]
@@ -363,6 +406,8 @@ mod tests {
             cache_dir: dir.join("cache"),
             resume: false,
             max_steps: None,
+            lock: dir.join("dspc.lock"),
+            algorithms: Algorithms::Measure,
         }
     }
 
@@ -598,10 +643,15 @@ mod tests {
         let options = options(dir.path(), "run");
         let (_, notes) = train(&artifact, &options);
         std::fs::remove_dir_all(&artifact.directory).unwrap();
+        let on = generate::On {
+            device: crate::device::Wanted::Auto,
+            cache_dir: dir.path().join("cache"),
+            lock: dir.path().join("dspc.lock"),
+        };
         let run = |path: &Path, seed: u64, temperature: f64| {
             let how = generate::Options { max_new_tokens: 8, temperature, top_k: 0, seed };
             let mut heard = String::new();
-            let out = generate::generate(path, "to", &how, &mut |text| heard += text).unwrap();
+            let out = generate::generate(path, "to", &how, &on, &mut |text| heard += text).unwrap();
             assert_eq!((out.tokens, &out.text), (8, &heard));
             heard
         };
@@ -611,7 +661,7 @@ mod tests {
         assert_ne!(run(&folder, 1, 5.0), run(&folder, 2, 5.0));
         let how = generate::Options { max_new_tokens: 1, temperature: 0.0, top_k: 0, seed: 0 };
         let fail = |path: &Path, prompt: &str| {
-            generate::generate(path, prompt, &how, &mut |_| {}).unwrap_err().code()
+            generate::generate(path, prompt, &how, &on, &mut |_| {}).unwrap_err().code()
         };
         assert_eq!(fail(&folder, ""), "R0605");
         assert_eq!(fail(&dir.path().join("none"), "to"), "R0401");

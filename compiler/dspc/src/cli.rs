@@ -36,6 +36,17 @@ pub enum Format {
     Json,
 }
 
+/// A device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DeviceName {
+    /// A GPU if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -106,6 +117,23 @@ pub enum Command {
         /// The folder that the data patterns are relative to; the spec's by default.
         #[arg(long)]
         data: Option<PathBuf>,
+        /// Where it runs; `auto` takes a GPU where there is one.
+        #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+        device: DeviceName,
+        /// Take the algorithms of matrix products from `dspc.lock` alone; do not measure any.
+        #[arg(long)]
+        locked: bool,
+    },
+    /// Measure the algorithms of a job's matrix products on this GPU, and write `dspc.lock`
+    Tune {
+        /// A spec or a `.dspx` artifact.
+        file: PathBuf,
+    },
+    /// Say what `dspc` finds on this host: GPU, driver, libraries, CPU, cache
+    Doctor {
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Go on with a text
     Generate {
@@ -126,6 +154,9 @@ pub enum Command {
         /// Of the random numbers.
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// Where it runs; `auto` takes a GPU where there is one and the checkpoint has a program for it.
+        #[arg(long, value_enum, default_value_t = DeviceName::Auto)]
+        device: DeviceName,
     },
 }
 

@@ -21,6 +21,13 @@ pub(super) fn missing(level: &str, features: &[String]) -> Vec<String> {
     missing
 }
 
+/// The highest portable level of this CPU; none on another architecture.
+pub fn cpu_level() -> Option<&'static str> {
+    let levels = LEVELS.iter().rev().map(|(name, _)| *name);
+    let lowest = present("sse2").filter(|&there| there).map(|_| "x86-64");
+    lowest.map(|lowest| levels.into_iter().find(|level| missing(level, &[]).is_empty()).unwrap_or(lowest))
+}
+
 #[cfg(target_arch = "x86_64")]
 fn present(feature: &str) -> Option<bool> {
     macro_rules! table {

@@ -66,7 +66,12 @@ impl Cuda {
     ///
     /// # Errors
     /// R0202 for a program that reaches outside its memory, R0606 to R0610, R0701 to R0705.
-    pub fn new(program: &Program, target: &Target, ptx: &[u8], options: &DeviceOptions) -> Result<Self, Error> {
+    pub fn new(
+        program: &Program,
+        target: &Target,
+        ptx: &[u8],
+        options: &DeviceOptions,
+    ) -> Result<Self, Error> {
         let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
         super::lower::check_memory(program).map_err(malformed)?;
         let gpu = Gpu::open()?;
@@ -98,7 +103,8 @@ impl Cuda {
             _module: module,
             arenas,
             buffers: program.buffers.clone(),
-            careful: std::env::var_os("DSPC_CUDA_SYNC").is_some_and(|value| value != "0" && !value.is_empty()),
+            careful: std::env::var_os("DSPC_CUDA_SYNC")
+                .is_some_and(|value| value != "0" && !value.is_empty()),
             free_before,
             notes,
             gpu,
@@ -148,10 +154,7 @@ fn samples<'c>(
     numbered.into_iter().filter_map(|(number, key)| Some((key, *found.get(&number)?))).collect()
 }
 
-fn collect<'c>(
-    calls: &'c [Call],
-    found: &mut std::collections::BTreeMap<usize, &'c product::Product>,
-) {
+fn collect<'c>(calls: &'c [Call], found: &mut std::collections::BTreeMap<usize, &'c product::Product>) {
     for call in calls {
         match call {
             Call::Product(product, _) => _ = found.entry(product.plan).or_insert(product),
@@ -238,7 +241,8 @@ impl Device for Cuda {
         }
         self.gpu.wait()?;
         // SAFETY: the slot was checked, and nothing runs.
-        unsafe { driver::memcpy_htod_sync(at, bytes) }.map_err(fault::driver(format!("writing `{}`", buffer.name)))
+        unsafe { driver::memcpy_htod_sync(at, bytes) }
+            .map_err(fault::driver(format!("writing `{}`", buffer.name)))
     }
 
     fn read(&self, id: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Lines of the log, and the numbers in them.
 
 use crate::error::bytes;
-use crate::metrics::{Summary, peak_memory_bytes};
+use crate::metrics::Summary;
 use crate::session::StepStats;
 use dspc_program::Program;
 use std::time::{Duration, Instant};
@@ -16,7 +16,13 @@ pub(super) struct Meter {
     interval: Sum,
     /// Seconds and steps of training since the run began, pauses left out.
     trained: (f64, u64),
+    /// When the first steps had ended, moved on by pauses; and steps since.
+    steady: Option<(Instant, u64)>,
+    latest: Instant,
 }
+
+/// Steps before the pace is steady: the first ones record graphs and touch memory for the first time.
+const WARM_UP: u64 = 3;
 
 #[derive(Clone, Copy, Default)]
 struct Sum {
@@ -48,11 +54,19 @@ impl Meter {
             losses: Sum::default(),
             interval: Sum::default(),
             trained: (0.0, 0),
+            steady: None,
+            latest: Instant::now(),
         }
     }
 
     pub(super) fn add(&mut self, stats: &StepStats) {
         self.done = stats.step;
+        self.latest = Instant::now();
+        match &mut self.steady {
+            Some((_, steps)) => *steps += 1,
+            None if self.losses.steps + 1 == WARM_UP => self.steady = Some((self.latest, 0)),
+            None => {}
+        }
         for sum in [&mut self.losses, &mut self.interval] {
             sum.loss += f64::from(stats.loss);
             sum.steps += 1;
@@ -63,8 +77,18 @@ impl Meter {
     pub(super) fn pause<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let out = work();
-        self.since += begun.elapsed();
+        let pause = begun.elapsed();
+        self.since += pause;
+        if let Some((since, _)) = &mut self.steady {
+            *since += pause;
+        }
         out
+    }
+
+    /// Seconds of a step once the first few are over, pauses left out.
+    pub(super) fn steady_step_seconds(&self) -> Option<f64> {
+        let (since, steps) = self.steady.filter(|(_, steps)| *steps > 0)?;
+        Some(self.latest.saturating_duration_since(since).as_secs_f64() / steps as f64)
     }
 
     /// The numbers since the last reading.
@@ -93,13 +117,13 @@ impl Meter {
 }
 
 /// `step 120/2000  loss 3.2817  gnorm 0.84  lr 5.9e-4  412k tok/s  mem 210.0 MiB  eta 1:12:40`
-pub(super) fn line(stats: &StepStats, reading: &Reading, last: u64) -> String {
+pub(super) fn line(stats: &StepStats, reading: &Reading, last: u64, memory: Option<u64>) -> String {
     let mut out = format!("step {}/{last}  loss {:.4}", stats.step, reading.loss);
     if let Some(norm) = stats.grad_norm {
         out += &format!("  gnorm {norm:.2}");
     }
     out += &format!("  lr {:.1e}  {} tok/s", stats.learning_rate, count(reading.tokens_per_second as u64));
-    if let Some(memory) = peak_memory_bytes() {
+    if let Some(memory) = memory {
         out += &format!("  mem {}", bytes(memory));
     }
     out + &format!("  eta {}", duration(reading.seconds_left))
@@ -163,7 +187,7 @@ mod tests {
         let stats =
             StepStats { step: 120, loss: 3.0, grad_norm: Some(0.841), learning_rate: 5.9e-4, finite: true };
         let reading = Reading { loss: 3.28171, tokens_per_second: 412_300.0, seconds_left: 4360.0 };
-        let line = line(&stats, &reading, 2000);
+        let line = line(&stats, &reading, 2000, Some(210 << 20));
         assert!(
             line.starts_with("step 120/2000  loss 3.2817  gnorm 0.84  lr 5.9e-4  412k tok/s  "),
             "{line}"

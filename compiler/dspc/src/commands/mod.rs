@@ -3,15 +3,19 @@
 mod bindings;
 mod build;
 mod check;
+mod doctor;
 mod explain;
 mod fmt;
 mod generate;
 mod plan;
 mod run;
+mod tune;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::cli::{Cli, Command, Format};
+use dspc_runtime::device::Wanted;
+
+use crate::cli::{Cli, Command, DeviceName, Format};
 use crate::exit::Exit;
 use crate::facts::{self, Facts};
 use crate::passes::{self, Front};
@@ -28,19 +32,42 @@ pub fn dispatch(cli: &Cli) -> Exit {
             let place = bindings::Place { directory: crate_dir.as_deref(), runtime: runtime_path.as_deref() };
             build::build(file, output.as_deref(), *emit, &place, target, cli.color)
         }
-        Command::Run { file, out, resume, max_steps, data } => {
-            run::run(file, &run::Options { out, resume: *resume, max_steps: *max_steps, data }, cli.color)
+        Command::Run { file, out, resume, max_steps, data, device, locked } => {
+            let options = run::Options {
+                out,
+                resume: *resume,
+                max_steps: *max_steps,
+                data,
+                device: wanted(*device),
+                locked: *locked,
+            };
+            run::run(file, &options, cli.color)
         }
-        Command::Generate { checkpoint, prompt, max_new_tokens, temperature, top_k, seed } => {
+        Command::Tune { file } => tune::tune(file, cli.color),
+        Command::Doctor { format } => doctor::doctor(*format),
+        Command::Generate { checkpoint, prompt, max_new_tokens, temperature, top_k, seed, device } => {
             let options = dspc_runtime::generate::Options {
                 max_new_tokens: *max_new_tokens,
                 temperature: *temperature,
                 top_k: *top_k,
                 seed: *seed,
             };
-            generate::generate(checkpoint, prompt, &options)
+            generate::generate(checkpoint, prompt, &options, wanted(*device))
         }
     }
+}
+
+fn wanted(device: DeviceName) -> Wanted {
+    match device {
+        DeviceName::Auto => Wanted::Auto,
+        DeviceName::Cpu => Wanted::Cpu,
+        DeviceName::Cuda => Wanted::Cuda,
+    }
+}
+
+/// `dspc.lock` in the folder that a spec, an artifact or a checkpoint lies in.
+fn lock_beside(path: &Path) -> PathBuf {
+    facts::root(path).join("dspc.lock")
 }
 
 /// A text from disk; says what is wrong and how the command ends if there is none.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dspc_program::Family;
+use dspc_runtime::device::cuda::Card;
+use dspc_runtime::device::{Algorithms, Wanted};
 use dspc_runtime::train::{self, RunOptions};
 use dspc_runtime::{Artifact, artifact};
 
@@ -18,24 +19,38 @@ pub struct Options<'a> {
     pub resume: bool,
     pub max_steps: Option<u64>,
     pub data: &'a Option<PathBuf>,
+    pub device: Wanted,
+    pub locked: bool,
 }
 
 /// Builds if need be, and trains.
 pub fn run(file: &Path, options: &Options, when: When) -> Exit {
-    match artifact_of(file, when) {
+    match artifact_of(file, options.device, when) {
         Ok(artifact) => train(file, &artifact, options),
         Err(exit) => exit,
     }
 }
 
-fn artifact_of(file: &Path, when: When) -> Result<Artifact, Exit> {
-    let directory = if file.is_dir() {
-        file.to_path_buf()
-    } else {
-        let (front, facts) = super::checked(file, when)?;
-        build::cached(&front, facts.characters, "cpu", when)?
-    };
-    artifact::read(&directory, Family::Cpu).map_err(|error| super::fault(&error))
+/// The program of a spec, built if the cache has none, or of an artifact: for the device that is wanted.
+pub fn artifact_of(file: &Path, device: Wanted, when: When) -> Result<Artifact, Exit> {
+    if file.is_dir() {
+        return artifact::open(file, device).map_err(|error| super::fault(&error));
+    }
+    let (front, facts) = super::checked(file, when)?;
+    let target = target(device).map_err(|error| super::fault(&error))?;
+    let directory = build::cached(&front, facts.characters, target, when)?;
+    let device = if target == "cpu" { Wanted::Cpu } else { Wanted::Cuda };
+    artifact::open(&directory, device).map_err(|error| super::fault(&error))
+}
+
+/// What to build for.
+fn target(device: Wanted) -> Result<&'static str, dspc_runtime::Error> {
+    let card = || Card::find().and_then(|card| card.targets().map(|targets| targets[0]));
+    match device {
+        Wanted::Cpu => Ok("cpu"),
+        Wanted::Cuda => card(),
+        Wanted::Auto => Ok(card().unwrap_or("cpu")),
+    }
 }
 
 fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
@@ -63,6 +78,8 @@ fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
         cache_dir: build::cache_dir(),
         resume: options.resume,
         max_steps: options.max_steps,
+        lock: super::lock_beside(file),
+        algorithms: if options.locked { Algorithms::Locked } else { Algorithms::Measure },
     };
     match train::run(artifact, &options, &stop) {
         Ok(summary) if summary.interrupted => Exit::Interrupted,

@@ -39,7 +39,8 @@ pub(super) fn walk<'c, E>(
     visit: &mut impl FnMut(&'c Call, Counters) -> Result<(), E>,
 ) -> Result<(), E> {
     for call in calls {
-        let (Call::Turns { count, reverse, body } | Call::MicroBatches { count, reverse, body }) = call else {
+        let (Call::Turns { count, reverse, body } | Call::MicroBatches { count, reverse, body }) = call
+        else {
             visit(call, counters)?;
             continue;
         };

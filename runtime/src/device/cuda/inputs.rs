@@ -139,7 +139,10 @@ mod tests {
         // Two slots of 40 bytes at a stride of 64; 400 bytes of weights between.
         assert_eq!(
             layout.ranges,
-            [Range { device: 4096, bytes: 232, start: 0 }, Range { device: 4096 + 256 + 448, bytes: 80, start: 256 }]
+            [
+                Range { device: 4096, bytes: 232, start: 0 },
+                Range { device: 4096 + 256 + 448, bytes: 80, start: 256 }
+            ]
         );
         assert_eq!(layout.starts, [Some(0), Some(128), None, Some(256)]);
         assert_eq!(layout.bytes, 384);

@@ -153,9 +153,7 @@ mod tests {
             std::fs::create_dir_all(folder).unwrap();
         }
         let places = Places::of(|name| match name {
-            "DSPC_CUDA_LIBS" => {
-                Some(std::env::join_paths([at("none"), at("own")]).unwrap().into())
-            }
+            "DSPC_CUDA_LIBS" => Some(std::env::join_paths([at("none"), at("own")]).unwrap().into()),
             "VIRTUAL_ENV" => Some(at("venv")),
             "CUDA_HOME" => Some(at("cuda")),
             _ => None,

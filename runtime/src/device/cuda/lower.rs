@@ -55,7 +55,9 @@ impl<'a> Lowering<'a> {
                         && map.tile.len() == dims
                         && [0, 32, 64, 128].contains(&map.swizzle);
                     let dtype = operand.filter(|_| fits).map(|operand| operand.dtype);
-                    dtype.map(|dtype| (map.clone(), dtype)).ok_or(format!("`{}` has a wrong tensor map", launch.symbol))
+                    dtype
+                        .map(|dtype| (map.clone(), dtype))
+                        .ok_or(format!("`{}` has a wrong tensor map", launch.symbol))
                 });
                 let maps = match maps.collect::<Result<Vec<_>, _>>() {
                     Ok(maps) => maps.into(),

@@ -65,11 +65,6 @@ impl DeviceArenas {
         self.blocks[buffer.arena as usize].at + buffer.offset
     }
 
-    /// The blocks, an arena each.
-    pub(super) fn blocks(&self) -> &[Block] {
-        &self.blocks
-    }
-
     pub(super) fn zero(&self) -> Result<(), Error> {
         self.blocks.iter().try_for_each(Block::zero)
     }
@@ -136,7 +131,8 @@ impl Event {
     /// Microseconds from another event to this one; both have passed.
     pub(super) fn since(&self, earlier: &Event) -> Result<f64, Error> {
         type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
-        let failed = |reason: String| Error::CudaFailed { call: "reading a time".into(), reason, located: true };
+        let failed =
+            |reason: String| Error::CudaFailed { call: "reading a time".into(), reason, located: true };
         let mut ms = 0f32;
         // Looked up here: the bindings name the second version, which drivers before 12.8 lack.
         // SAFETY: the driver was found, and the function has this type in every version; both events are alive and were recorded with timing.

@@ -58,8 +58,7 @@ impl Module {
             }
         };
         if shared > SHARED_FREE {
-            let attribute =
-                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let call = format!("giving kernel `{symbol}` {shared} bytes of shared memory");
             // SAFETY: the function belongs to the loaded module.
             unsafe { result::function::set_function_attribute(function, attribute, shared as i32) }
@@ -104,7 +103,8 @@ fn load_image(image: &[u8]) -> Result<sys::CUmodule, result::DriverError> {
 
 /// PTX to an image for the card at hand.
 fn compile(ptx: &[u8], card: &Card) -> Result<Vec<u8>, Error> {
-    let text = CString::new(ptx).map_err(|_| Error::ImageFailed { reason: "the PTX holds a zero byte".into() })?;
+    let text =
+        CString::new(ptx).map_err(|_| Error::ImageFailed { reason: "the PTX holds a zero byte".into() })?;
     let mut log = vec![0u8; LOG_BYTES];
     let mut options = [
         sys::CUjit_option_enum::CU_JIT_ERROR_LOG_BUFFER,
@@ -149,7 +149,8 @@ fn refused(error: result::DriverError, log: &[u8], ptx: &[u8], card: &Card) -> E
         return Error::DriverOld { found, needed };
     }
     let log = CStr::from_bytes_until_nul(log).map_or(String::new(), |log| log.to_string_lossy().into_owned());
-    let log = log.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect::<Vec<_>>().join("; ");
+    let log =
+        log.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect::<Vec<_>>().join("; ");
     Error::ImageFailed { reason: format!("{:?}: {log}", error.0).trim_end_matches([':', ' ']).into() }
 }
 
@@ -173,7 +174,9 @@ mod tests {
         let of = |ptx: &[u8], card: &Card| image_path(ptx, card, Path::new("cache"));
         let first = of(b"a", &card("x", 13_000));
         assert_eq!(first, of(b"a", &card("x", 13_000)));
-        for other in [of(b"b", &card("x", 13_000)), of(b"a", &card("y", 13_000)), of(b"a", &card("x", 12_080))] {
+        for other in
+            [of(b"b", &card("x", 13_000)), of(b"a", &card("y", 13_000)), of(b"a", &card("x", 12_080))]
+        {
             assert_ne!(first, other);
         }
     }

@@ -26,13 +26,24 @@ pub(super) type Vector = (Address, ElementType);
 /// What happens besides the product, in one kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Extra {
-    Bias { bias: Vector },
-    BiasGelu { bias: Vector, pre: Side },
-    GeluGradient { pre: Side },
+    Bias {
+        bias: Vector,
+    },
+    BiasGelu {
+        bias: Vector,
+        pre: Side,
+    },
+    GeluGradient {
+        pre: Side,
+    },
     /// Over the summed dim, for each column of b.
-    SumOfB { sum: Vector },
+    SumOfB {
+        sum: Vector,
+    },
     /// Over the summed dim, for each row of a.
-    SumOfA { sum: Vector },
+    SumOfA {
+        sum: Vector,
+    },
 }
 
 /// Sizes and switches.

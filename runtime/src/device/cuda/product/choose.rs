@@ -167,8 +167,9 @@ impl<'a> Bench<'a> {
         // Zeros cost less power than numbers do. These 16-bit words are small numbers as bf16, as f16, and by two as f32.
         let stream = crate::philox::Stream { seed: 1, step: 0, site: 0 };
         let word = |bits: u32| (0x3e80 + (bits & 0xff) as u16) | ((bits >> 16) as u16 & 0x8000);
-        let words: Vec<u16> =
-            (0..NOISE_BYTES as u64 / 2).map(|i| word((stream.uniform(i) * f64::from(u32::MAX)) as u32)).collect();
+        let words: Vec<u16> = (0..NOISE_BYTES as u64 / 2)
+            .map(|i| word((stream.uniform(i) * f64::from(u32::MAX)) as u32))
+            .collect();
         // SAFETY: the block is as long as the words.
         unsafe { result::memcpy_htod_sync(noise.at, &words) }
             .map_err(super::super::fault::driver("copying noise"))?;

@@ -75,9 +75,7 @@ impl Lock {
     pub(in super::super) fn set(&mut self, host: &str, key: &Key, choice: Choice, us: f64) {
         let choice = match choice {
             Choice::Own => "own".to_string(),
-            Choice::Library(algorithm) => {
-                algorithm.data.iter().map(|word| format!("{word:016x}")).collect()
-            }
+            Choice::Library(algorithm) => algorithm.data.iter().map(|word| format!("{word:016x}")).collect(),
         };
         let us = (us * 100.0).round() / 100.0;
         self.algorithms.insert(full(host, key), Entry { choice, us });
@@ -106,7 +104,17 @@ mod tests {
 
     fn key(m: u64) -> Key {
         let side = SideKey { dtype: ElementTypeKey::Bf16, stride: 64, transposed: false, align: 256 };
-        Key { m, n: 64, k: 64, tf32: false, accumulate: false, a: side, b: side, c: side, extra: ExtraKey::Nothing }
+        Key {
+            m,
+            n: 64,
+            k: 64,
+            tf32: false,
+            accumulate: false,
+            a: side,
+            b: side,
+            c: side,
+            extra: ExtraKey::Nothing,
+        }
     }
 
     #[test]
