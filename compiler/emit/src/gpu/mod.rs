@@ -9,6 +9,7 @@ mod layout;
 mod memory;
 mod row;
 mod scatter;
+mod wgmma_attention;
 
 pub use chip::GpuChip;
 
@@ -55,12 +56,18 @@ pub(crate) fn gpu_module_of<'t>(functions: impl Iterator<Item = &'t str>) -> Str
 pub(crate) fn gpu_function(
     symbol: &str,
     kernel: &Kernel,
-    _chip: GpuChip,
+    chip: GpuChip,
 ) -> Result<(String, Vec<GpuLaunch>), EmitError> {
     match kernel {
         Kernel::Row(kernel) => row::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch])),
         Kernel::ScatterAdd(kernel) => {
             scatter::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch]))
+        }
+        Kernel::Attention(kernel) if chip == GpuChip::Sm90a && wgmma_attention::supports(kernel) => {
+            wgmma_attention::forward(symbol, kernel)
+        }
+        Kernel::AttentionBackward(kernel) if chip == GpuChip::Sm90a && wgmma_attention::supports(kernel) => {
+            wgmma_attention::backward(symbol, kernel)
         }
         Kernel::Attention(kernel) => attention::emit_forward(symbol, kernel),
         Kernel::AttentionBackward(kernel) => attention::emit_backward(symbol, kernel),

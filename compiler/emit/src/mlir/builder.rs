@@ -39,7 +39,8 @@ impl Function {
     /// The whole text. `attributes` follows the arguments, empty or with a leading space.
     pub fn finish(mut self, symbol: &str, arguments: &[Type], attributes: &str) -> String {
         self.line("llvm.return");
-        let list: Vec<_> = arguments.iter().enumerate().map(|(i, ty)| format!("%{i}: {ty}")).collect();
+        let list: Vec<_> =
+            arguments.iter().enumerate().map(|(i, ty)| format!("%{i}: {ty}{}", passing(*ty))).collect();
         format!("  llvm.func @{symbol}({}){attributes} {{\n{}{}  }}\n", list.join(", "), self.head, self.body)
     }
 
@@ -224,6 +225,34 @@ impl Function {
         self.depth -= 1;
         self.line("}");
         results(result, values)
+    }
+
+    /// The one where the condition holds, the other elsewhere.
+    pub fn either(
+        &mut self,
+        condition: Value,
+        holds: impl FnOnce(&mut Self),
+        otherwise: impl FnOnce(&mut Self),
+    ) {
+        self.line(format!("scf.if {condition} {{"));
+        self.depth += 1;
+        holds(self);
+        self.depth -= 1;
+        self.line("} else {");
+        self.depth += 1;
+        otherwise(self);
+        self.depth -= 1;
+        self.line("}");
+    }
+}
+
+/// How an argument is passed, if not as it is.
+fn passing(ty: Type) -> &'static str {
+    match ty.element {
+        Element::TensorMap => {
+            " {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}"
+        }
+        _ => "",
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Element {
     I64,
     /// An address.
     Pointer(Space),
+    /// A map of the copy engine, an argument of a GPU kernel.
+    TensorMap,
 }
 
 /// Which memory an address is of.
@@ -47,7 +49,7 @@ impl fmt::Display for Element {
             Element::I16 => "i16",
             Element::I32 => "i32",
             Element::I64 => "i64",
-            Element::Pointer(Space::Generic) => "!llvm.ptr",
+            Element::Pointer(Space::Generic) | Element::TensorMap => "!llvm.ptr",
             Element::Pointer(Space::Global) => "!llvm.ptr<1>",
             Element::Pointer(Space::Shared) => "!llvm.ptr<3>",
         })

@@ -2,7 +2,8 @@
 
 use super::operand::Operand;
 use dspc_emit::GpuChip;
-use dspc_program::GpuLaunch;
+use dspc_graph::ir::DType;
+use dspc_program::{GpuLaunch, TensorMap};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
@@ -69,6 +70,52 @@ impl Gpu {
         Module { gpu: self, handle }
     }
 
+    /// A view of an operand that lies at an address.
+    fn encode(&self, map: &TensorMap, dtype: DType, at: u64) -> Encoded {
+        let mut encoded = Encoded([0; 128]);
+        let kind: c_uint = match dtype {
+            DType::F16 => 6,
+            DType::F32 => 7,
+            DType::Bf16 => 9,
+            DType::I32 => 4,
+        };
+        let steps = vec![1 as c_uint; map.dims.len()];
+        let swizzle = [0, 32, 64, 128].iter().position(|&bytes| bytes == map.swizzle).unwrap() as c_uint;
+        call!(
+            self.driver,
+            "cuTensorMapEncodeTiled",
+            (
+                *mut Encoded,
+                c_uint,
+                c_uint,
+                u64,
+                *const u64,
+                *const u64,
+                *const c_uint,
+                *const c_uint,
+                c_uint,
+                c_uint,
+                c_uint,
+                c_uint
+            ),
+            (
+                &mut encoded,
+                kind,
+                map.dims.len() as c_uint,
+                at,
+                map.dims.as_ptr(),
+                map.strides.as_ptr(),
+                map.tile.as_ptr(),
+                steps.as_ptr(),
+                0,
+                swizzle,
+                2,
+                0
+            )
+        );
+        encoded
+    }
+
     fn upload(&self, bytes: &[u8]) -> u64 {
         let mut at = 0u64;
         call!(self.driver, "cuMemAlloc_v2", (*mut u64, usize), (&mut at, bytes.len()));
@@ -85,6 +132,10 @@ impl Gpu {
         bytes
     }
 }
+
+/// A tensor map as the driver writes it.
+#[repr(C, align(64))]
+struct Encoded([u8; 128]);
 
 const CANARY: u8 = 0xA5;
 const AFTER: usize = 256;
@@ -125,11 +176,19 @@ impl Module<'_> {
         let mut values: Vec<u64> =
             inputs.iter().chain(outputs).map(|o| self.gpu.upload(&padded(o))).collect();
         values.extend(turn);
-        let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let dtype = |operand: u32| inputs.iter().chain(outputs).nth(operand as usize).unwrap().dtype;
+        let of_launch = |launch: &GpuLaunch| -> Vec<Encoded> {
+            let encode = |m: &TensorMap| self.gpu.encode(m, dtype(m.operand), values[m.operand as usize]);
+            launch.maps.iter().map(encode).collect()
+        };
+        let mut maps: Vec<Vec<Encoded>> = launches.iter().map(of_launch).collect();
+        let pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let mut best = f64::INFINITY;
         for _ in 0..repeats {
             let start = std::time::Instant::now();
-            for (launch, &function) in launches.iter().zip(&functions) {
+            for ((launch, &function), maps) in launches.iter().zip(&functions).zip(&mut maps) {
+                let mut args = pointers.clone();
+                args.extend(maps.iter_mut().map(|map| std::ptr::from_mut(map).cast::<c_void>()));
                 call!(
                     driver,
                     "cuLaunchKernel",

@@ -7,5 +7,6 @@ pub mod draw;
 pub mod kernels;
 pub mod native;
 pub mod operand;
+pub mod ptxas;
 pub mod random;
 pub mod reading;
