@@ -15,6 +15,8 @@ mod memory;
 mod module;
 mod product;
 mod results;
+#[cfg(test)]
+mod tests;
 
 pub use context::Card;
 
