@@ -41,13 +41,18 @@ pub fn compile(path: &str) -> Compiled {
 
 /// Compiles a text as if it stood at `path`.
 pub fn compile_text(path: &Path, text: &str) -> Compiled {
+    compile_for(Family::Cpu, path, text)
+}
+
+/// Compiles a text as if it stood at `path`, for a kind of device.
+pub fn compile_for(family: Family, path: &Path, text: &str) -> Compiled {
     let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
     let mut front = passes::read(&format!("{stem}.dsp"), text);
     let facts = dspc::facts::gather(&front.tree, &dspc::facts::root(path));
     passes::check(&mut front, &stem, &facts.data);
     let report = render_text(&front.diagnostics, &front.sources, Colour::Plain);
     let spec = front.spec.as_ref().unwrap_or_else(|| panic!("{report}"));
-    let lowered = passes::lower(spec, &front.sources, facts.characters, Family::Cpu).unwrap();
+    let lowered = passes::lower(spec, &front.sources, facts.characters, family).unwrap();
     Compiled { front, lowered }
 }
 

@@ -6,9 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
-use dspc_tests::{
-    Compiled, compile, compile_text, file, fill, fill_params, hash, hashed, read, scale_and_offset,
-};
+use dspc_program::Family;
+use dspc_tests::{Compiled, compile_for, file, fill, fill_params, hash, hashed, read, scale_and_offset};
 
 const IDS: u64 = 1000;
 
@@ -128,50 +127,55 @@ fn program_means_graph(compiled: &Compiled) {
     assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
 }
 
+/// Checks a spec of the suite, with some of its text replaced, for every kind of device; gives the CPU's.
+fn means(spec: &str, changes: &[(&str, &str)]) -> Compiled {
+    let path = file(spec);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = changes.iter().fold(text, |text, (from, to)| text.replace(from, to));
+    program_means_graph(&compile_for(Family::Cuda, &path, &text));
+    let compiled = compile_for(Family::Cpu, &path, &text);
+    program_means_graph(&compiled);
+    compiled
+}
+
+const GPT2: &str = "suite/layers/gpt2.dsp";
+
 #[test]
 fn bigram() {
-    program_means_graph(&compile("suite/layers/bigram.dsp"));
+    means("suite/layers/bigram.dsp", &[]);
 }
 
 #[test]
 fn gpt2_with_two_micro_batches() {
-    program_means_graph(&compile("suite/layers/gpt2.dsp"));
+    means(GPT2, &[]);
 }
 
 #[test]
 fn llama() {
-    program_means_graph(&compile("suite/layers/llama.dsp"));
+    means("suite/layers/llama.dsp", &[]);
 }
 
 /// Three turns of saved and carried values, a sequence shorter than the context, one micro-batch.
 #[test]
 fn gpt2_on_a_part_of_its_context() {
-    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
-    let text = text
-        .replace("layers: 2", "layers: 3")
-        .replace("context: 4", "context: 6")
-        .replace("  micro_batch: 2\n", "");
-    program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
+    means(GPT2, &[("layers: 2", "layers: 3"), ("context: 4", "context: 6"), ("  micro_batch: 2\n", "")]);
 }
 
 #[test]
 fn dropout_is_the_same_in_graph_and_program() {
-    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
-    let text = text.replace("context: 4)", "context: 4, dropout: 0.3)");
-    program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
+    means(GPT2, &[("context: 4)", "context: 4, dropout: 0.3)")]);
 }
 
 /// A sequence and width at which the sum over the batch of the positions' gradient is too long for a row of partial sums.
 #[test]
 fn long_rows_are_added_element_by_element() {
-    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
-    let text = text
-        .replace("context: 4)", "context: 256)")
-        .replace("width: 8", "width: 36")
-        .replace("sequence: 4", "sequence: 256");
-    let text = text
-        .replace("layers: 2", "layers: 1")
-        .replace("batch: 4\n  micro_batch: 2", "batch: 20\n  micro_batch: 10");
-    let compiled = compile_text(&file("suite/layers/gpt2.dsp"), &text);
+    let wide = [
+        ("context: 4)", "context: 256)"),
+        ("width: 8", "width: 36"),
+        ("sequence: 4", "sequence: 256"),
+        ("layers: 2", "layers: 1"),
+        ("batch: 4\n  micro_batch: 2", "batch: 20\n  micro_batch: 10"),
+    ];
+    let compiled = means(GPT2, &wide);
     assert!(dspc_kernel::print(&compiled.lowered.kernels).contains("sum_rows"));
 }
