@@ -179,3 +179,13 @@ fn long_rows_are_added_element_by_element() {
     let compiled = means(GPT2, &wide);
     assert!(dspc_kernel::print(&compiled.lowered.kernels).contains("sum_rows"));
 }
+
+/// The library's product does what follows it, where it can.
+#[test]
+fn products_on_a_gpu_absorb_biases_and_gelu() {
+    let path = file(GPT2);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kernels = dspc_kernel::print(&compile_for(Family::Cuda, &path, &text).lowered.kernels);
+    let count = |what: &str| kernels.lines().filter(|line| line.contains(what)).count();
+    assert_eq!((count("then gelu"), count("gelu′"), count("right operand's rows")), (3, 1, 4), "{kernels}");
+}

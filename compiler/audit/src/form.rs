@@ -1,7 +1,7 @@
 //! Ids in range, loops nested as they may be, arguments as their kernels declare them.
 
 use crate::{EntryKind, Rule, entries, finding::Findings};
-use dspc_program::{Action, Arg, Gemm, Instruction, KernelId, Over, Place, Program};
+use dspc_program::{Action, Arg, Family, Fused, Gemm, Instruction, KernelId, Over, Place, Program};
 
 /// No model repeats a layer more often; beyond it, an unrolled walk would be no service.
 const TURNS_MAX: u64 = 4096;
@@ -95,6 +95,21 @@ fn launch(context: &Context<'_>, kernel: KernelId, args: &[Arg], at: &str, findi
 fn matrix_product(context: &Context<'_>, gemm: &Gemm, at: &str, findings: &mut Findings) {
     for matrix in [&gemm.a, &gemm.b, &gemm.c] {
         place(context, &matrix.at, at, findings);
+    }
+    if let Some(fused) = &gemm.fused {
+        match fused {
+            Fused::Bias { bias: row } | Fused::BiasGradient { sum: row } => {
+                place(context, row, at, findings);
+            }
+            Fused::BiasGelu { bias, pre } => {
+                place(context, bias, at, findings);
+                place(context, &pre.at, at, findings);
+            }
+            Fused::GeluGradient { pre } => place(context, &pre.at, at, findings),
+        }
+        if context.program.family == Family::Cpu {
+            findings.add(Rule::Arguments, at, "a product on a CPU does nothing besides");
+        }
     }
     let Some(epilogue) = &gemm.epilogue else { return };
     launch(context, epilogue.kernel, &epilogue.args, at, findings);

@@ -1,7 +1,7 @@
 //! One sane program, written by hand, and what the audit says when it is broken in one place.
 //!
 //! The program trains a chain of three square layers on two micro-batches: rows of a table go in, every layer adds `gelu(x · w)`, the
-//! last x is the loss. Weight gradients of a turn are squared on a second stream while the first goes on.
+//! last x is the loss. Weight gradients of a turn, summed with those of biases, are squared on a second stream while the first goes on.
 
 use crate::{Rule, audit};
 use dspc_program::*;
@@ -142,6 +142,7 @@ fn sane() -> Program {
     let moment = memory.add(2, "h.*.weight.m", f32, WIDTH * WIDTH, LAYERS, Role::Moment);
     let flat_d = memory.add(3, "flat.d", f32, LAYERS * WIDTH * WIDTH, 1, inner);
     let dw = memory.view(flat_d, "h.*.weight.d", LAYERS, inner);
+    let db = memory.add(3, "h.*.bias.d", f32, WIDTH, LAYERS, inner);
     let x = memory.add(4, "x", f32, ROWS * WIDTH, LAYERS + 1, inner);
     let h = memory.add(4, "h", f32, ROWS * WIDTH, 1, inner);
     let a = memory.add(4, "a", f32, ROWS * WIDTH, LAYERS, inner);
@@ -163,6 +164,7 @@ fn sane() -> Program {
 
     let mut gradient = product(WIDTH, WIDTH, ROWS, [transposed(turn(x)), matrix(dx), matrix(turn(dw))]);
     gradient.accumulate = true;
+    gradient.fused = Some(Fused::BiasGradient { sum: turn(db) });
     let mut gradient = on(0, "h.*.dw", Action::Gemm(gradient));
     gradient.records = Some(EventId(0));
     let mut squares = on(1, "h.*.squares", launch(SQUARES, &[turn(dw), turn(norms)]));
@@ -216,7 +218,7 @@ fn sane() -> Program {
         dspc: "0.1.0".into(),
         name: "chain".into(),
         spec_hash: String::new(),
-        family: Family::Cpu,
+        family: Family::Cuda,
         mesh: vec![("data".into(), 1)],
         model: Model {
             architecture: "chain".into(),
@@ -351,6 +353,8 @@ const MUTATIONS: &[Mutation] = &[
     ("fewer micro-batches than planned", Rule::LoopNesting, |p| *count(p, &[1]) = 1),
     ("an argument too few", Rule::Arguments, |p| match &mut at(p, FORWARD_ADD).action { Action::Launch { args, .. } => drop(args.pop()), _ => unreachable!() }),
     ("an epilogue over other rows", Rule::Arguments, |p| gemm(p, FORWARD_UP).epilogue.as_mut().unwrap().rows_per_item = 3),
+    ("a fused product on a CPU", Rule::Arguments, |p| p.family = Family::Cpu),
+    ("a bias of no buffer", Rule::IdOutOfRange, |p| gemm(p, BACKWARD).fused = Some(Fused::Bias { bias: Place::of(BufferId(99)) })),
     ("a turn that the kernel does not take", Rule::Arguments, |p| match &mut at(p, FORWARD_ADD).action { Action::Launch { args, .. } => args.push(Arg::Turn), _ => unreachable!() }),
     ("a turn outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).turn = true),
     ("a micro-batch outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).micro = true),
@@ -359,10 +363,14 @@ const MUTATIONS: &[Mutation] = &[
     ("a place beyond 64 bits", Rule::OutsideBuffer, |p| arg(p, LOSS_AT, 3).elements = u64::MAX / 4),
     ("a matrix with too wide rows", Rule::OutsideBuffer, |p| gemm(p, FORWARD_UP).c.stride = WIDTH + 1),
     ("a matrix with too many rows", Rule::OutsideBuffer, |p| gemm(p, BACKWARD).k = ROWS + 1),
+    ("a bias gradient past the end", Rule::OutsideSlot, |p| { let sum = turn(Place { elements: 1, ..Place::of(id(p, "h.*.bias.d")) }); gemm(p, BACKWARD).fused = Some(Fused::BiasGradient { sum }); }),
+    ("a pre-activation with too wide rows", Rule::OutsideBuffer, |p| { let pre = Matrix { stride: WIDTH + 1, ..matrix(Place::of(id(p, "h"))) }; gemm(p, BACKWARD).fused = Some(Fused::GeluGradient { pre }); }),
+    ("a bias of another type", Rule::ElementType, |p| { let bias = Place::of(id(p, "tokens")); gemm(p, BACKWARD).fused = Some(Fused::Bias { bias }); }),
     ("a matrix the wrong way round", Rule::OutsideBuffer, |p| { gemm(p, FORWARD_UP).c.transposed = true }),
     ("a turn's weights that run into the next", Rule::OutsideSlot, |p| gemm(p, FORWARD_UP).b.at.elements = 1),
     ("rows that overlap", Rule::RowsOverlap, |p| gemm(p, FORWARD_UP).c.stride = WIDTH - 1),
     ("a dropped instruction", Rule::ReadBeforeWritten, |p| drop(p.train.body.remove(0))),
+    ("a slope of what is not there yet", Rule::ReadBeforeWritten, |p| { let pre = matrix(Place::of(id(p, "dx"))); gemm(p, FORWARD_UP).fused = Some(Fused::GeluGradient { pre }); }),
     ("a read before the write", Rule::ReadBeforeWritten, |p| match &mut at(p, &[1]).action { Action::Loop { body, .. } => body.swap(0, 1), _ => unreachable!() }),
     ("a read of half-written rows", Rule::ReadBeforeWritten, |p| p.kernels[EMBED as usize].operands[2] = rows(OperandAccess::Write, ROWS / 2, WIDTH)),
     ("forward turns run backward", Rule::ReadBeforeWritten, |p| match &mut at(p, &[1, 1]).action { Action::Loop { reverse, .. } => *reverse = true, _ => unreachable!() }),
@@ -393,6 +401,10 @@ const MUTATIONS: &[Mutation] = &[
     }),
     ("a kernel that writes the tokens", Rule::WriteForbidden, |p| { p.kernels[EMBED as usize].operands[0].access = OperandAccess::Update }),
     ("a sum written over its shifted input", Rule::OperandsOverlap, |p| { let x = buffer(p, "x").offset; let h = buffer(p, "a"); h.offset = x + 64; }),
+    ("a pre-activation over the product", Rule::OperandsOverlap, |p| {
+        let (pre, bias) = (gemm(p, BACKWARD).c, turn(Place::of(id(p, "h.*.bias.d"))));
+        gemm(p, BACKWARD).fused = Some(Fused::BiasGelu { bias, pre });
+    }),
     ("a product over its own factor", Rule::OperandsOverlap, |p| { let c = gemm(p, FORWARD_UP).a; gemm(p, FORWARD_UP).c = c; }),
     ("an epilogue over a factor", Rule::OperandsOverlap, |p| { let a = gemm(p, FORWARD_UP).a.at; gemm(p, FORWARD_UP).epilogue.as_mut().unwrap().args[1] = Arg::At(a); }),
     ("a dropped record", Rule::WaitWithoutRecord, |p| at(p, BACKWARD).records = None),

@@ -4,7 +4,8 @@ use crate::memory::{buffer_end, element_bytes, slot_bytes};
 use crate::region::Region;
 use crate::{EntryKind, Rule, finding::Findings, walk::Step};
 use dspc_program::{
-    Action, Arg, Buffer, ElementType, Extent, Gemm, KernelId, Matrix, Operand, OperandAccess, Place, Program,
+    Action, Arg, Buffer, ElementType, Extent, Fused, Gemm, KernelId, Matrix, Operand, OperandAccess, Place,
+    Program,
 };
 
 /// One operand of one instruction at one turn.
@@ -92,8 +93,32 @@ impl Lister<'_> {
         self.matrix(&gemm.a, gemm.m, gemm.k, OperandAccess::Read, Part::Factor);
         self.matrix(&gemm.b, gemm.k, gemm.n, OperandAccess::Read, Part::Factor);
         self.matrix(&gemm.c, gemm.m, gemm.n, result, Part::Product);
+        if let Some(fused) = &gemm.fused {
+            self.fused(gemm, fused);
+        }
         if let Some(epilogue) = &gemm.epilogue {
             self.launch(epilogue.kernel, &epilogue.args, Part::Epilogue);
+        }
+    }
+
+    /// Their elements are of the result's type.
+    fn fused(&mut self, gemm: &Gemm, fused: &Fused) {
+        let dtype = self.program.buffers[gemm.c.at.buffer.0 as usize].dtype;
+        let (m, n) = (gemm.m, gemm.n);
+        let row = |access| Operand { access, dtype, extent: Extent::Rows { rows: 1, cols: n, stride: n } };
+        let whole = |access, pre: &Matrix| {
+            let (rows, cols) = if pre.transposed { (n, m) } else { (m, n) };
+            Operand { access, dtype, extent: Extent::Rows { rows, cols, stride: pre.stride } }
+        };
+        let (read, write) = (OperandAccess::Read, OperandAccess::Write);
+        match fused {
+            Fused::Bias { bias } => self.operand(bias, &row(read), Part::Factor),
+            Fused::BiasGelu { bias, pre } => {
+                self.operand(bias, &row(read), Part::Factor);
+                self.operand(&pre.at, &whole(write, pre), Part::Factor);
+            }
+            Fused::GeluGradient { pre } => self.operand(&pre.at, &whole(read, pre), Part::Factor),
+            Fused::BiasGradient { sum } => self.operand(sum, &row(write), Part::Factor),
         }
     }
 

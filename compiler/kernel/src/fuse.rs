@@ -9,19 +9,22 @@
 //! A row op joins the group that yields one of its operands if it sees it pointwise (same rows, same columns) and if either all else it needs is
 //! there before the group runs, or nobody reads the group's results yet, so that the group can run later.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dspc_graph::form::Form;
 use dspc_graph::ir::{Block, Graph, OpNode, Step, TensorType, ValueId};
 use dspc_graph::rowfn::{Access, RowFn, RowMap, Yield};
+use dspc_program::Family;
+
+use crate::absorb::{Absorbed, absorb};
 
 /// Ops that run as one. Numbers are indices into [`Block::steps`].
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Unit {
     /// One row kernel, ops in order.
     Rows(Vec<usize>),
-    /// A matrix product and the row kernel that runs on each block of its rows.
-    Contract { op: usize, epilogue: Vec<usize> },
+    /// A matrix product, the row kernel that runs on each block of its rows (on a CPU), and what it does itself (on a GPU).
+    Contract { op: usize, epilogue: Vec<usize>, absorbed: Absorbed },
     /// Anything else that works.
     Alone(usize),
 }
@@ -32,14 +35,27 @@ pub(crate) fn form_of(graph: &Graph, node: &OpNode) -> Form {
     node.op.form(&types(&node.inputs), &types(&node.outputs))
 }
 
-/// Groups a block's ops.
-pub(crate) fn fuse(graph: &Graph, block: &Block, forms: &[Option<Form>]) -> Vec<Unit> {
+/// Groups a block's ops for a kind of device; `uses` counts the readers of each value.
+pub(crate) fn fuse(
+    graph: &Graph,
+    block: &Block,
+    forms: &[Option<Form>],
+    uses: &HashMap<ValueId, u32>,
+    family: Family,
+) -> Vec<Unit> {
+    let mut absorbed = match family {
+        Family::Cpu => BTreeMap::new(),
+        Family::Cuda => absorb(graph, block, forms, uses),
+    };
+    let gone: BTreeSet<usize> = absorbed.values().flat_map(|a| a.steps()).collect();
     let mut fusion =
         Fusion { graph, block, forms, units: vec![], producer: HashMap::new(), base: HashMap::new() };
-    for index in 0..block.steps.len() {
-        fusion.add(index);
+    for index in (0..block.steps.len()).filter(|index| !gone.contains(index)) {
+        fusion.add(index, absorbed.remove(&index).unwrap_or_default());
     }
-    fusion.attach_epilogues();
+    if family == Family::Cpu {
+        fusion.attach_epilogues();
+    }
     fusion.units
 }
 
@@ -55,7 +71,7 @@ struct Fusion<'a> {
 }
 
 impl Fusion<'_> {
-    fn add(&mut self, index: usize) {
+    fn add(&mut self, index: usize, absorbed: Absorbed) {
         match (&self.block.steps[index], &self.forms[index]) {
             (Step::Op(node), Some(Form::View(_))) => {
                 let base = self.base_of(node.inputs[0]);
@@ -71,12 +87,14 @@ impl Fusion<'_> {
                 None => self.units.push(Unit::Rows(vec![index])),
             },
             (Step::Op(_), Some(Form::Contract { .. })) => {
-                self.units.push(Unit::Contract { op: index, epilogue: vec![] })
+                self.units.push(Unit::Contract { op: index, epilogue: vec![], absorbed })
             }
             _ => self.units.push(Unit::Alone(index)),
         }
-        let outputs = outputs_of(&self.block.steps[index]);
-        self.producer.extend(outputs.into_iter().map(|v| (v, index)));
+        for index in std::iter::once(index).chain(absorbed.steps()) {
+            let outputs = outputs_of(&self.block.steps[index]);
+            self.producer.extend(outputs.into_iter().map(|v| (v, index)));
+        }
     }
 
     fn base_of(&self, value: ValueId) -> ValueId {
@@ -169,10 +187,10 @@ impl Fusion<'_> {
         let mut position = 0;
         while position < self.units.len() {
             if let Some(product) = self.product_for(position)
-                && let (Unit::Contract { op, .. }, Unit::Rows(ops)) =
+                && let (&Unit::Contract { op, absorbed, .. }, Unit::Rows(ops)) =
                     (&self.units[product], &self.units[position])
             {
-                self.units[position] = Unit::Contract { op: *op, epilogue: ops.clone() };
+                self.units[position] = Unit::Contract { op, epilogue: ops.clone(), absorbed };
                 self.units.remove(product);
                 continue; // the units behind moved up by one
             }
@@ -183,7 +201,7 @@ impl Fusion<'_> {
     fn product_for(&self, position: usize) -> Option<usize> {
         let Unit::Rows(ops) = &self.units[position] else { return None };
         (0..position).rev().find(|&product| {
-            let Unit::Contract { op, epilogue } = &self.units[product] else { return false };
+            let Unit::Contract { op, epilogue, .. } = &self.units[product] else { return false };
             let value = outputs_of(&self.block.steps[*op])[0];
             epilogue.is_empty()
                 && ops.iter().any(|&s| self.reads_rows_of(s, value))
@@ -231,7 +249,9 @@ impl Fusion<'_> {
 fn steps_of(unit: &Unit) -> Vec<usize> {
     match unit {
         Unit::Rows(ops) => ops.clone(),
-        Unit::Contract { op, epilogue } => std::iter::once(*op).chain(epilogue.iter().copied()).collect(),
+        Unit::Contract { op, epilogue, absorbed } => {
+            std::iter::once(*op).chain(epilogue.iter().copied()).chain(absorbed.steps()).collect()
+        }
         Unit::Alone(step) => vec![*step],
     }
 }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod absorb;
 pub mod describe;
 mod evaluate;
 mod fuse;

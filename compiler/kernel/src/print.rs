@@ -5,7 +5,7 @@ use std::fmt::Write;
 use dspc_graph::rowfn::{Access, BinaryFn, Node, NodeId, ReduceFn, RowMap, UnaryFn};
 
 use crate::describe::{AttentionKernel, Kernel, RowKernel, Split, Target};
-use crate::steps::{Kernels, Launch, Matrix, Place, Step};
+use crate::steps::{Fused, Kernels, Launch, Matrix, Place, Step};
 
 /// The kernel layer as text.
 pub fn print(kernels: &Kernels) -> String {
@@ -176,6 +176,9 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
                     "{pad}{c} {sign} {a} · {b}   gemm {}×{}×{}   # {}",
                     g.m, g.n, g.k, g.origin
                 );
+                if let Some(fused) = &g.fused {
+                    let _ = writeln!(out, "{pad}  {}", fused_text(kernels, fused));
+                }
                 if let Some(epilogue) = &g.epilogue {
                     let _ = writeln!(out, "{pad}  then {}", launch_text(kernels, epilogue));
                 }
@@ -189,6 +192,17 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
                 print_steps(kernels, &l.body, depth + 1, out);
             }
         }
+    }
+}
+
+/// What a product does besides, after its line.
+fn fused_text(kernels: &Kernels, fused: &Fused) -> String {
+    let at = |p: &Place| place(kernels, p);
+    match fused {
+        Fused::Bias { bias } => format!("with + {}", at(bias)),
+        Fused::BiasGelu { bias, pre } => format!("with {} = · + {}, then gelu", at(&pre.place), at(bias)),
+        Fused::GeluGradient { pre } => format!("with ∘ gelu′({})", at(&pre.place)),
+        Fused::BiasGradient { sum } => format!("with {} = Σ of the right operand's rows", at(sum)),
     }
 }
 

@@ -180,10 +180,51 @@ pub struct Gemm {
     pub c: Matrix,
     /// Add to what c holds.
     pub accumulate: bool,
+    /// What the product's own kernel does besides; on a GPU only.
+    pub fused: Option<Fused>,
     /// A row kernel over the same rows.
     pub epilogue: Option<Launch>,
     /// For people.
     pub origin: String,
+}
+
+/// What a matrix product's kernel does before it stores.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Fused {
+    /// `c = a · b + bias`
+    Bias {
+        /// A row.
+        bias: Place,
+    },
+    /// `pre = a · b + bias; c = gelu(pre)`
+    BiasGelu {
+        /// A row.
+        bias: Place,
+        /// Written, as c is laid out.
+        pre: Matrix,
+    },
+    /// `c = (a · b) ∘ gelu′(pre)`
+    GeluGradient {
+        /// Read, as c is laid out.
+        pre: Matrix,
+    },
+    /// `sum[j] = Σ over the summed dim of b[·, j]`
+    BiasGradient {
+        /// A row, written.
+        sum: Place,
+    },
+}
+
+impl Fused {
+    /// Its operands, in their order.
+    pub fn places(&self) -> Vec<Place> {
+        match self {
+            Fused::Bias { bias } => vec![*bias],
+            Fused::BiasGelu { bias, pre } => vec![*bias, pre.place],
+            Fused::GeluGradient { pre } => vec![pre.place],
+            Fused::BiasGradient { sum } => vec![*sum],
+        }
+    }
 }
 
 /// An operand of a matrix product.

@@ -1,8 +1,9 @@
 //! A program in f64 on its own arenas: cells four bytes apart, kernels by their descriptions. What it yields must be what the graph's interpreter yields;
 //! between the two lie fusion, placement in storages, aliasing and packing.
 
+use dspc_graph::rowfn::UnaryFn;
 use dspc_kernel::steps::NamedKernel;
-use dspc_program::{Action, Arg, Gemm, Instruction, Matrix, Over, Place, Program};
+use dspc_program::{Action, Arg, Fused, Gemm, Instruction, Matrix, Over, Place, Program};
 
 /// Arenas as cells, one after the other.
 pub struct Machine<'a> {
@@ -93,14 +94,51 @@ impl<'a> Machine<'a> {
             let (row, col) = if m.transposed { (col, row) } else { (row, col) };
             (row * m.stride + col) as usize
         };
+        let other = |this: &Self, at: &Place| this.address(at, turn, micro);
         for i in 0..gemm.m {
             for j in 0..gemm.n {
                 let term =
                     |k: u64| self.cells[a + index(&gemm.a, i, k)] * self.cells[b + index(&gemm.b, k, j)];
                 let sum: f64 = (0..gemm.k).map(term).sum();
+                let sum = match &gemm.fused {
+                    None | Some(Fused::BiasGradient { .. }) => sum,
+                    Some(Fused::Bias { bias }) => sum + self.cells[other(self, bias) + j as usize],
+                    Some(Fused::BiasGelu { bias, pre }) => {
+                        let value = sum + self.cells[other(self, bias) + j as usize];
+                        let to = at(self, pre) + index(pre, i, j);
+                        self.cells[to] = value;
+                        gelu(value)
+                    }
+                    Some(Fused::GeluGradient { pre }) => {
+                        sum * gelu_slope(self.cells[at(self, pre) + index(pre, i, j)])
+                    }
+                };
                 let cell = &mut self.cells[c + index(&gemm.c, i, j)];
                 *cell = if gemm.accumulate { *cell + sum } else { sum };
             }
         }
+        if let Some(Fused::BiasGradient { sum }) = &gemm.fused {
+            let to = other(self, sum);
+            for j in 0..gemm.n {
+                let term = |k: u64| self.cells[b + index(&gemm.b, k, j)];
+                self.cells[to + j as usize] = (0..gemm.k).map(term).sum();
+            }
+        }
     }
+}
+
+/// √(2/π) · (x + 0.044715 x³), what the tanh form of GELU takes tanh of, and its derivative.
+fn inner(x: f64) -> (f64, f64) {
+    let scale = (2.0 / std::f64::consts::PI).sqrt();
+    (scale * (x + 0.044715 * x * x * x), scale * (1.0 + 3.0 * 0.044715 * x * x))
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + UnaryFn::Tanh.apply(inner(x).0))
+}
+
+fn gelu_slope(x: f64) -> f64 {
+    let (value, slope) = inner(x);
+    let tanh = UnaryFn::Tanh.apply(value);
+    0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
 }

@@ -96,6 +96,7 @@ pub(crate) fn places(step: &Step) -> Vec<Place> {
 
 fn gemm_places(gemm: &Gemm) -> Vec<Place> {
     let own = [gemm.a.place, gemm.b.place, gemm.c.place];
+    let fused = gemm.fused.iter().flat_map(|f| f.places());
     let epilogue = gemm.epilogue.iter().flat_map(|l: &Launch| l.operands.iter().copied());
-    own.into_iter().chain(epilogue).collect()
+    own.into_iter().chain(fused).chain(epilogue).collect()
 }

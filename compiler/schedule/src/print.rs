@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use dspc_program::{Action, Arg, Entry, Instruction, Matrix, Over, Place, Program};
+use dspc_program::{Action, Arg, Entry, Fused, Instruction, Matrix, Over, Place, Program};
 
 /// Arenas, buffers and the three entries as text.
 pub fn print(program: &Program) -> String {
@@ -48,7 +48,8 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                         arguments(&e.args, program)
                     )
                 });
-                format!("gemm {}×{}×{}   {c} {plus} {a} · {b}{then}", g.m, g.n, g.k)
+                let fused = g.fused.as_ref().map_or(String::new(), |f| format!("   {}", fused(f, program)));
+                format!("gemm {}×{}×{}   {c} {plus} {a} · {b}{fused}{then}", g.m, g.n, g.k)
             }
             Action::Zero { at } => format!("zero {}", place(at, program)),
             Action::Loop { over, count, reverse, body } => {
@@ -72,6 +73,17 @@ fn arguments(args: &[Arg], program: &Program) -> String {
         Arg::Turn => "turn".to_string(),
     };
     args.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// What a product does besides.
+fn fused(fused: &Fused, program: &Program) -> String {
+    let at = |p: &Place| place(p, program);
+    match fused {
+        Fused::Bias { bias } => format!("with + {}", at(bias)),
+        Fused::BiasGelu { bias, pre } => format!("with {} = · + {}, then gelu", at(&pre.at), at(bias)),
+        Fused::GeluGradient { pre } => format!("with ∘ gelu′({})", at(&pre.at)),
+        Fused::BiasGradient { sum } => format!("with {} = Σ of the right operand's rows", at(sum)),
+    }
 }
 
 fn operand(matrix: &Matrix, program: &Program) -> String {

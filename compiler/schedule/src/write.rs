@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dspc_graph::ir::{DType, Init, Table as GraphTable};
 use dspc_kernel::describe::{Kernel, Split};
 use dspc_kernel::steps::{
-    Kernels, Launch, Matrix, NamedKernel, Place, Step, Storage, StorageId, StorageKind, TableKind,
+    Fused, Kernels, Launch, Matrix, NamedKernel, Place, Step, Storage, StorageId, StorageKind, TableKind,
 };
 use dspc_plan::Plan;
 use dspc_program as program;
@@ -307,7 +307,7 @@ impl Writer<'_> {
                     c,
                     accumulate,
                     tf32: false,
-                    fused: None,
+                    fused: gemm.fused.as_ref().map(fused),
                     own: None,
                     epilogue,
                 };
@@ -343,6 +343,15 @@ impl Writer<'_> {
 fn at(place: &Place) -> program::Place {
     let Place { storage, add, turn, micro, offset } = *place;
     program::Place { buffer: BufferId(storage.0), add, turn, micro, elements: offset }
+}
+
+fn fused(fused: &Fused) -> program::Fused {
+    match fused {
+        Fused::Bias { bias } => program::Fused::Bias { bias: at(bias) },
+        Fused::BiasGelu { bias, pre } => program::Fused::BiasGelu { bias: at(bias), pre: matrix(pre) },
+        Fused::GeluGradient { pre } => program::Fused::GeluGradient { pre: matrix(pre) },
+        Fused::BiasGradient { sum } => program::Fused::BiasGradient { sum: at(sum) },
+    }
 }
 
 fn matrix(matrix: &Matrix) -> program::Matrix {

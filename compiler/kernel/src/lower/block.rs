@@ -5,10 +5,11 @@ use dspc_graph::ir::{Block, DType, OpNode, Step as GraphStep, ValueId};
 use dspc_program::Family;
 
 use super::{Lowering, Site};
+use crate::absorb::Absorbed;
 use crate::describe::{AttentionKernel, Kernel, ScatterAddKernel};
 use crate::fuse::{Unit, form_of, fuse, outputs_of};
 use crate::locate::Location;
-use crate::steps::{Gemm, Launch, Matrix, Place, Step, StorageKind};
+use crate::steps::{Fused, Gemm, Launch, Matrix, Place, Step, StorageKind};
 
 impl Lowering<'_> {
     pub(super) fn lower_block(&mut self, block: &Block) -> Vec<Step> {
@@ -25,7 +26,7 @@ impl Lowering<'_> {
         };
         let forms: Vec<Option<Form>> = block.steps.iter().map(form).collect();
         let mut steps = vec![];
-        for unit in fuse(self.graph, block, &forms) {
+        for unit in fuse(self.graph, block, &forms, &self.uses, self.pool.family) {
             steps.extend(self.lower_unit(block, &unit));
         }
         steps.extend(self.add_moved_gradients(block));
@@ -102,9 +103,10 @@ impl Lowering<'_> {
         };
         let steps = match unit {
             Unit::Rows(ops) => self.lower_rows(&ops.iter().filter_map(node).collect::<Vec<_>>(), false),
-            Unit::Contract { op, epilogue } => match node(op) {
+            Unit::Contract { op, epilogue, absorbed } => match node(op) {
                 Some(product) => {
-                    self.lower_contract(product, &epilogue.iter().filter_map(node).collect::<Vec<_>>())
+                    let epilogue: Vec<&OpNode> = epilogue.iter().filter_map(node).collect();
+                    self.lower_contract(block, product, &epilogue, *absorbed)
                 }
                 None => vec![],
             },
@@ -133,7 +135,13 @@ impl Lowering<'_> {
         Matrix { transposed: matrix.transposed != transpose, ..matrix }
     }
 
-    fn lower_contract(&mut self, node: &OpNode, epilogue: &[&OpNode]) -> Vec<Step> {
+    fn lower_contract(
+        &mut self,
+        block: &Block,
+        node: &OpNode,
+        epilogue: &[&OpNode],
+        absorbed: Absorbed,
+    ) -> Vec<Step> {
         let Form::Contract { transpose_a, transpose_b } = form_of(self.graph, node) else { return vec![] };
         let (a, b) = (node.inputs[0], node.inputs[1]);
         let ty = self.graph.ty(a);
@@ -141,11 +149,11 @@ impl Lowering<'_> {
         let b_ty = self.graph.ty(b);
         let n = if transpose_b { b_ty.rows() } else { b_ty.cols() };
         let (a, b) = (self.matrix(a, transpose_a), self.matrix(b, transpose_b));
-        let c = node.outputs[0];
+        let mut after = vec![];
+        let (c, fused) = self.fused(block, node, absorbed, &mut after);
         let accumulate = self.adds(c);
         let c = self.matrix(c, false);
         let mut steps = std::mem::take(&mut self.pending);
-        let mut after = vec![];
         let epilogue = (!epilogue.is_empty()).then(|| {
             let mut lowered = self.lower_rows(epilogue, true);
             let at = lowered.iter().position(|s| matches!(s, Step::Launch(_))).unwrap_or(0);
@@ -159,9 +167,60 @@ impl Lowering<'_> {
             _ => None,
         };
         steps.append(&mut std::mem::take(&mut self.pending));
-        steps.push(Step::Gemm(Gemm { m, n, k, a, b, c, accumulate, epilogue, origin: node.origin.clone() }));
+        let origin = node.origin.clone();
+        steps.push(Step::Gemm(Gemm { m, n, k, a, b, c, accumulate, fused, epilogue, origin }));
         steps.extend(after);
         steps
+    }
+
+    /// What a product's result is with what the product does besides; `after` gets what must follow it.
+    fn fused(
+        &mut self,
+        block: &Block,
+        product: &OpNode,
+        absorbed: Absorbed,
+        after: &mut Vec<Step>,
+    ) -> (ValueId, Option<Fused>) {
+        let node = |i: usize| match &block.steps[i] {
+            GraphStep::Op(node) => node,
+            GraphStep::Repeat(_) => product,
+        };
+        let bias = |this: &mut Self, add: &OpNode| {
+            let bias = add.inputs.iter().find(|v| **v != product.outputs[0]);
+            this.locate(*bias.unwrap_or(&product.outputs[0])).place
+        };
+        match absorbed {
+            Absorbed::Nothing => (product.outputs[0], None),
+            Absorbed::Bias { add } => {
+                let bias = bias(self, node(add));
+                (node(add).outputs[0], Some(Fused::Bias { bias }))
+            }
+            Absorbed::BiasGelu { add, gelu } => {
+                let (bias, pre) = (bias(self, node(add)), self.matrix(node(add).outputs[0], false));
+                (node(gelu).outputs[0], Some(Fused::BiasGelu { bias, pre }))
+            }
+            Absorbed::GeluGradient { slope } => {
+                let pre = self.matrix(node(slope).inputs[0], false);
+                (node(slope).outputs[0], Some(Fused::GeluGradient { pre }))
+            }
+            Absorbed::BiasGradient { sum } => {
+                let sum = self.bias_sum(node(sum), after);
+                (product.outputs[0], Some(Fused::BiasGradient { sum }))
+            }
+        }
+    }
+
+    /// Where a product writes a bias' gradient: a row that is then added, where the gradient holds a term already.
+    fn bias_sum(&mut self, node: &OpNode, after: &mut Vec<Step>) -> Place {
+        let value = node.outputs[0];
+        let to = self.locate(value);
+        if !self.adds(value) {
+            return to.place;
+        }
+        let row = self.fresh(value, false);
+        let dtype = self.graph.ty(value).dtype;
+        after.extend(self.copy_steps(&row, &to, dtype, true));
+        row.place
     }
 
     fn lower_alone(&mut self, node: &OpNode) -> Vec<Step> {
