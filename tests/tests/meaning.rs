@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
-use dspc_program::Family;
+use dspc_program::{BufferId, Family};
 use dspc_tests::{Compiled, compile_for, file, fill, fill_params, hash, hashed, read, scale_and_offset};
 
 const IDS: u64 = 1000;
@@ -125,6 +125,28 @@ fn program_means_graph(compiled: &Compiled) {
     }
     let norm = gradients.iter().flat_map(|(_, g)| g).map(|x| x * x).sum::<f64>().sqrt();
     assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
+    assert_gaps_are_zero(&machine);
+}
+
+/// What lies behind a parameter in its flat range stays zero through the update, as do its gradient and moments.
+fn assert_gaps_are_zero(machine: &dspc_schedule::Machine) {
+    let program = machine.program();
+    for (at, root) in program.buffers.iter().enumerate() {
+        let Some(group) = root.name.strip_prefix("params.") else { continue };
+        let mut gap = vec![true; root.elements as usize];
+        let within = Some(BufferId(at as u32));
+        for (view, buffer) in program.buffers.iter().enumerate().filter(|(_, b)| b.within == within) {
+            for slot in 0..buffer.slots {
+                let first = machine.cell(view, slot) - machine.cell(at, 0);
+                gap[first..first + buffer.elements as usize].fill(false);
+            }
+        }
+        for kind in ["params", "grads", "m", "v"] {
+            let values = read(machine, &format!("{kind}.{group}"), 0);
+            let changed = gap.iter().zip(values).position(|(gap, value)| *gap && value != 0.0);
+            assert_eq!(changed, None, "of {kind}.{group}");
+        }
+    }
 }
 
 /// Checks a spec of the suite, with some of its text replaced, for every kind of device; gives the CPU's.

@@ -30,8 +30,12 @@ use crate::steps::{Kernels, Loop, Step};
 pub fn kernels(plan: &Plan, family: Family) -> Kernels {
     let mut pool = Pool::new(family);
     let mut state = State::new(plan, &mut pool);
-    let micro_batch = lower::lower_train(&plan.train, &mut state, &mut pool);
-    let evaluate = lower::lower_loss(&plan.evaluate, &mut state, &mut pool);
+    let vocabulary = match family {
+        Family::Cpu => None,
+        Family::Cuda => lower::Vocabulary::of(plan),
+    };
+    let micro_batch = lower::lower_train(&plan.train, vocabulary, &mut state, &mut pool);
+    let evaluate = lower::lower_loss(&plan.evaluate, vocabulary, &mut state, &mut pool);
     let logits = lower::lower_logits(&plan.logits, &mut state, &mut pool);
     let mut train = vec![];
     if plan.batch.accumulation > 1 {

@@ -9,6 +9,7 @@
 mod block;
 mod repeat;
 mod rows;
+mod vocabulary;
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,8 +24,15 @@ use crate::pool::Pool;
 use crate::state::State;
 use crate::steps::{Place, Step, StorageId, StorageKind};
 
+pub(crate) use vocabulary::Vocabulary;
+
 /// Lowers the forward and backward pass of one micro-batch.
-pub(crate) fn lower_train(train: &TrainGraph, state: &mut State, pool: &mut Pool) -> Vec<Step> {
+pub(crate) fn lower_train(
+    train: &TrainGraph,
+    vocabulary: Option<Vocabulary>,
+    state: &mut State,
+    pool: &mut Pool,
+) -> Vec<Step> {
     let mut lowering = Lowering::new(&train.graph, state, pool, "");
     lowering.micro = true;
     lowering.accumulates = lowering.state.batch.accumulation > 1;
@@ -32,13 +40,20 @@ pub(crate) fn lower_train(train: &TrainGraph, state: &mut State, pool: &mut Pool
         lowering.contributions.extend(gradient.contributions.iter().map(|&v| (v, gradient.param)));
     }
     lowering.root(train.graph.loss, StorageKind::Loss);
+    lowering.place_logits(vocabulary);
     lowering.lower(&train.graph.body)
 }
 
 /// Lowers a forward pass for its loss.
-pub(crate) fn lower_loss(graph: &Graph, state: &mut State, pool: &mut Pool) -> Vec<Step> {
+pub(crate) fn lower_loss(
+    graph: &Graph,
+    vocabulary: Option<Vocabulary>,
+    state: &mut State,
+    pool: &mut Pool,
+) -> Vec<Step> {
     let mut lowering = Lowering::new(graph, state, pool, "eval.");
     lowering.root(graph.loss, StorageKind::Loss);
+    lowering.place_logits(vocabulary);
     lowering.lower(&graph.body)
 }
 
@@ -107,6 +122,8 @@ struct Lowering<'a> {
     begun: HashSet<ParamId>,
     /// Gradients are added to from the first term on (they were zeroed before the micro-batches).
     accumulates: bool,
+    /// The logits, where their rows are padded.
+    logits: Option<vocabulary::Logits>,
     /// Copies that a value's reader needs first.
     pending: Vec<Step>,
     /// Where a repeat's carried value (by its argument) must be copied before the first turn.
@@ -133,6 +150,7 @@ impl<'a> Lowering<'a> {
             in_place: HashSet::new(),
             begun: HashSet::new(),
             accumulates: false,
+            logits: None,
             pending: vec![],
             carried_inits: HashMap::new(),
             carried_results: HashMap::new(),

@@ -13,7 +13,9 @@ mod verify;
 
 pub use cost::{StateBytes, flops_per_token, state_bytes};
 pub use mesh::{Axis, AxisId, Mesh};
-pub use partition::{GRID_ELEMENTS, Group, GroupId, Member, Partition, partition_state};
+pub use partition::{
+    GRID_ELEMENTS, Group, GroupId, Member, Partition, VOCABULARY_ROWS, partition_state, vocabulary_param,
+};
 pub use place::{Collective, CollectiveKind, Placement, place_values};
 pub use print::print;
 pub use verify::verify;

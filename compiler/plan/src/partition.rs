@@ -5,7 +5,8 @@
 //! Keeps   parameter order inside a group.
 //! Cost    one walk over the parameters.
 
-use dspc_graph::ir::{Param, ParamId};
+use dspc_graph::form::Form;
+use dspc_graph::ir::{Def, Graph, Param, ParamId, Step, ValueId};
 use dspc_train::TrainGraph;
 
 /// Elements that every parameter's start is a multiple of: 64 bytes of f32.
@@ -13,6 +14,9 @@ pub const ALIGN_ELEMENTS: u64 = 16;
 
 /// Elements that every group's size is a multiple of: the grid on which the gradient norm is summed, and on which shards will be cut.
 pub const GRID_ELEMENTS: u64 = 1024;
+
+/// Rows that those of the vocabulary's parameter are padded to a multiple of, with zeros: products over the vocabulary are then aligned.
+pub const VOCABULARY_ROWS: u64 = 64;
 
 /// Index in [`Partition::groups`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -45,6 +49,8 @@ pub struct Member {
     pub group: GroupId,
     /// Elements before its first turn.
     pub offset: u64,
+    /// Elements of a turn; more than the parameter's where zero rows follow its own.
+    pub elements: u64,
     /// Turns; 1 outside a repeat.
     pub turns: u64,
     /// Elements from one turn to the next.
@@ -54,7 +60,14 @@ pub struct Member {
 /// Lays the training state out.
 pub fn partition_state(train: &TrainGraph) -> Partition {
     let params = &train.graph.params;
-    let mut members = vec![Member { group: GroupId(0), offset: 0, turns: 1, stride: 0 }; params.len()];
+    let mut members =
+        vec![Member { group: GroupId(0), offset: 0, elements: 0, turns: 1, stride: 0 }; params.len()];
+    let vocabulary = vocabulary_param(&train.graph);
+    let elements = |id: ParamId| {
+        let ty = &params[id.0 as usize].ty;
+        let padded = ty.rows().next_multiple_of(VOCABULARY_ROWS) * ty.cols();
+        if vocabulary == Some(id) { padded } else { ty.elements() }
+    };
     let mut groups = vec![];
     for decay in [true, false] {
         let ids: Vec<ParamId> =
@@ -65,12 +78,29 @@ pub fn partition_state(train: &TrainGraph) -> Partition {
         let group = GroupId(groups.len() as u32);
         let mut end = 0;
         for run in runs(&ids, params) {
-            end = place_run(run, params, group, end, &mut members);
+            end = place_run(run, params, &elements, group, end, &mut members);
         }
         let elements = end.next_multiple_of(GRID_ELEMENTS);
         groups.push(Group { name: if decay { "decay" } else { "plain" }.into(), decay, elements });
     }
     Partition { groups, members }
+}
+
+/// The parameter whose rows the logits are products with.
+pub fn vocabulary_param(graph: &Graph) -> Option<ParamId> {
+    let logits = graph.logits?;
+    graph.body.steps.iter().find_map(|step| {
+        let Step::Op(node) = step else { return None };
+        let types = |ids: &[ValueId]| ids.iter().map(|&v| graph.ty(v)).collect::<Vec<_>>();
+        let by_rows = Form::Contract { transpose_a: false, transpose_b: true };
+        if node.outputs != [logits] || node.op.form(&types(&node.inputs), &types(&node.outputs)) != by_rows {
+            return None;
+        }
+        match graph.value(node.inputs[1]).def {
+            Def::Param(param) if graph.param(param).turns.is_none() => Some(param),
+            _ => None,
+        }
+    })
 }
 
 /// Parameters outside repeats one by one, those of a repeat together: outside first.
@@ -94,17 +124,18 @@ fn runs<'a>(ids: &'a [ParamId], params: &[Param]) -> Vec<Vec<&'a ParamId>> {
 fn place_run(
     run: Vec<&ParamId>,
     params: &[Param],
+    elements: &dyn Fn(ParamId) -> u64,
     group: GroupId,
     start: u64,
     members: &mut [Member],
 ) -> u64 {
-    let padded = |id: &ParamId| params[id.0 as usize].ty.elements().next_multiple_of(ALIGN_ELEMENTS);
+    let padded = |id: &ParamId| elements(*id).next_multiple_of(ALIGN_ELEMENTS);
     let stride: u64 = run.iter().map(|id| padded(id)).sum();
     let mut offset = start;
     let mut turns = 1;
     for id in run {
         turns = params[id.0 as usize].turns.unwrap_or(1);
-        members[id.0 as usize] = Member { group, offset, turns, stride };
+        members[id.0 as usize] = Member { group, offset, elements: elements(*id), turns, stride };
         offset += padded(id);
     }
     start + stride * turns

@@ -33,10 +33,10 @@ fn verify_partition(plan: &Plan) -> Result<(), String> {
     for (param, member) in plan.train.graph.params.iter().zip(&plan.partition.members) {
         for turn in 0..member.turns {
             let start = member.offset + turn * member.stride;
-            ranges.push((member.group, start, start + param.ty.elements(), &param.name));
+            ranges.push((member.group, start, start + member.elements, &param.name));
         }
         let group = &plan.partition.groups[member.group.0 as usize];
-        let end = member.offset + (member.turns - 1) * member.stride + param.ty.elements();
+        let end = member.offset + (member.turns - 1) * member.stride + member.elements;
         if end > group.elements {
             return Err(format!(
                 "`{}` ends at {end}, past group `{}` of {}",

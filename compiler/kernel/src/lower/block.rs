@@ -148,11 +148,12 @@ impl Lowering<'_> {
         let (m, k) = if transpose_a { (ty.cols(), ty.rows()) } else { (ty.rows(), ty.cols()) };
         let b_ty = self.graph.ty(b);
         let n = if transpose_b { b_ty.rows() } else { b_ty.cols() };
-        let (a, b) = (self.matrix(a, transpose_a), self.matrix(b, transpose_b));
+        let factors = [self.matrix(a, transpose_a), self.matrix(b, transpose_b)];
         let mut after = vec![];
         let (c, fused) = self.fused(block, node, absorbed, &mut after);
         let accumulate = self.adds(c);
-        let c = self.matrix(c, false);
+        let matrices = [factors[0], factors[1], self.matrix(c, false)];
+        let ([m, n, k], [a, b, c]) = self.pad_product([a, b, c], [m, n, k], matrices);
         let mut steps = std::mem::take(&mut self.pending);
         let epilogue = (!epilogue.is_empty()).then(|| {
             let mut lowered = self.lower_rows(epilogue, true);
