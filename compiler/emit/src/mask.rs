@@ -69,7 +69,7 @@ pub(crate) fn is_narrow(expr: &MaskExpr, queries: u64, keys: u64) -> bool {
     }
 }
 
-/// The least and the greatest value an expression can have; none if it could leave 64 bits, or divides by what is not one positive number.
+/// The least and the greatest value an expression can have; none if it could leave 64 bits, or divides by what may not be positive.
 fn range(expr: &MaskExpr, q: Span, k: Span) -> Option<(i64, i64)> {
     Some(match expr {
         MaskExpr::Query => (q.from as i64, q.to as i64 - 1),
@@ -103,10 +103,13 @@ fn range(expr: &MaskExpr, q: Span, k: Span) -> Option<(i64, i64)> {
                     let all = [corner(a0, b0)?, corner(a0, b1)?, corner(a1, b0)?, corner(a1, b1)?];
                     (all.into_iter().min()?, all.into_iter().max()?)
                 }
-                MaskOp::Divide if b0 == b1 && b0 > 0 => (a0.div_euclid(b0), a1.div_euclid(b0)),
-                MaskOp::Remainder if b0 == b1 && b0 > 0 => {
-                    let one_turn = a0.div_euclid(b0) == a1.div_euclid(b0);
-                    if one_turn { (a0.rem_euclid(b0), a1.rem_euclid(b0)) } else { (0, b0 - 1) }
+                MaskOp::Divide if b0 > 0 => {
+                    let all = [a0.div_euclid(b0), a0.div_euclid(b1), a1.div_euclid(b0), a1.div_euclid(b1)];
+                    (all.into_iter().min()?, all.into_iter().max()?)
+                }
+                MaskOp::Remainder if b0 > 0 => {
+                    let one_turn = b0 == b1 && a0.div_euclid(b0) == a1.div_euclid(b0);
+                    if one_turn { (a0.rem_euclid(b0), a1.rem_euclid(b0)) } else { (0, b1 - 1) }
                 }
                 MaskOp::Divide | MaskOp::Remainder => return None,
                 MaskOp::Less => truth(a1 < b0, a0 >= b1),

@@ -68,6 +68,16 @@ pub(super) struct Block {
     pub column: Value,
 }
 
+/// The mask on some columns of an inner tile.
+pub(super) struct Masking {
+    /// Whether there is anything to do; none if no tile needs it.
+    is_partial: Option<Value>,
+    /// Position of the lane's first column.
+    first: Value,
+    /// Bits that say which pairs may look, if the predicate was evaluated before.
+    bits: Vec<Value>,
+}
+
 impl<'k> Plan<'k> {
     /// A plan of `own` tiles that stay and `inner` tiles a buffer, and `extra` bytes more a buffer.
     pub fn new(
@@ -179,35 +189,77 @@ impl<'k> Plan<'k> {
         vec![vec![[zero; 4]; columns as usize / 8]; self.tiling.groups as usize]
     }
 
-    /// Where a tile is partial, puts `nothing` on the pairs that may not look. Columns are `first` and on, of the inner tile.
+    /// The mask on an inner tile's columns `first` and on, before their scores are there: a predicate that needs many registers is evaluated
+    /// now, in a loop, and leaves a bit for each of a lane's pairs.
+    pub fn mask(&self, f: &mut Function, block: &Block, (inner, first): (Inner, u64)) -> Masking {
+        let Some(is_partial) = inner.is_partial else {
+            return Masking { is_partial: None, first: inner.tile, bits: vec![] };
+        };
+        let start = f.times(inner.tile, self.tiling.inner);
+        let start = f.plus(start, first);
+        let first = f.addi(start, block.column);
+        let bits = if self.is_narrow() { vec![] } else { self.bits(f, block, is_partial, first) };
+        Masking { is_partial: Some(is_partial), first, bits }
+    }
+
+    /// A word a group of rows: bit i of the i-th pair.
+    fn bits(&self, f: &mut Function, block: &Block, is_partial: Value, first: Value) -> Vec<Value> {
+        let zero = f.int32(0);
+        let (end, one) = (f.int32(self.tiling.chunk / 2), f.int32(1));
+        (0..self.tiling.groups)
+            .map(|group| {
+                let words = f.replace_if(is_partial, &[zero], |f| {
+                    f.fold((zero, end, one), &[zero], |f, i, words| {
+                        // Of four pairs the first two are of one row.
+                        let (two, quad) = (f.int32(2), f.shr(i, 2));
+                        let (below, beside) = (f.and(i, two), f.and(i, one));
+                        let (below, quad) = (f.shl(below, 2), f.shl(quad, 3));
+                        let row = f.plus(block.row, group * 16);
+                        let row = f.addi(row, below);
+                        let column = f.addi(first, quad);
+                        let column = f.addi(column, beside);
+                        let bit = match self.allowed(f, row, column) {
+                            None => one,
+                            Some(allowed) => f.zero_extend(allowed, Element::I32),
+                        };
+                        let bit = f.value(bit.ty, format!("arith.shli {bit}, {i} : i32"));
+                        vec![f.or(words[0], bit)]
+                    })
+                });
+                words[0]
+            })
+            .collect()
+    }
+
+    /// Where a tile is partial, puts `nothing` on the pairs that may not look.
     pub fn apply_mask(
         &self,
         f: &mut Function,
         block: &Block,
-        (inner, first): (Inner, u64),
+        mask: &Masking,
         nothing: f32,
         scores: &[Vec<Quad>],
     ) -> Vec<Vec<Quad>> {
-        let Some(is_partial) = inner.is_partial else {
+        let Some(is_partial) = mask.is_partial else {
             return scores.to_vec();
         };
         let values = flat(scores);
         let masked = f.replace_if(is_partial, &values, |f| {
-            let start = f.times(inner.tile, self.tiling.inner);
-            let start = f.plus(start, first);
-            let start = f.addi(start, block.column);
             let nothing = f.float(1, nothing);
             let mut next = vec![];
             for (group, columns) in (0..).zip(scores) {
                 for (n, quad) in (0..).zip(columns) {
                     for (i, &score) in (0..).zip(quad) {
-                        let row = f.plus(block.row, group * 16 + i / 2 * 8);
-                        let column = f.plus(start, n * 8 + i % 2);
-                        let (query, key) = match self.outer {
-                            Outer::Queries => (row, column),
-                            Outer::Keys => (column, row),
+                        let allowed = if mask.bits.is_empty() {
+                            let row = f.plus(block.row, group * 16 + i / 2 * 8);
+                            let column = f.plus(mask.first, n * 8 + i % 2);
+                            self.allowed(f, row, column)
+                        } else {
+                            let (bit, zero) = (f.int32(1 << (n * 4 + i)), f.int32(0));
+                            let bit = f.and(mask.bits[group as usize], bit);
+                            Some(f.order(Order::NotEqual, bit, zero))
                         };
-                        next.push(match self.allowed(f, query, key) {
+                        next.push(match allowed {
                             None => score,
                             Some(allowed) => f.select(allowed, score, nothing),
                         });
@@ -219,9 +271,19 @@ impl<'k> Plan<'k> {
         quads(&masked, scores)
     }
 
-    /// Whether a query may look at a key that there is; none if it always may.
-    fn allowed(&self, f: &mut Function, query: Value, key: Value) -> Option<Value> {
+    /// Whether the predicate's numbers have 32 bits, for all positions of all tiles.
+    fn is_narrow(&self) -> bool {
+        let (k, margin) = (self.kernel, self.rows().max(self.tiling.inner));
+        match &k.mask {
+            Mask::Full => true,
+            Mask::Where(expr) => mask::is_narrow(expr, k.queries + margin, k.keys + margin),
+        }
+    }
+
+    /// Whether the query may look at the key of a row and a column of scores, and there is such a key; none if it always may.
+    fn allowed(&self, f: &mut Function, row: Value, column: Value) -> Option<Value> {
         let k = self.kernel;
+        let (query, key) = if self.outer == Outer::Queries { (row, column) } else { (column, row) };
         let tile = if self.outer == Outer::Queries { self.tiling.inner } else { self.rows() };
         let inside = (!k.keys.is_multiple_of(tile)).then(|| {
             let end = f.int32(k.keys);
@@ -230,8 +292,7 @@ impl<'k> Plan<'k> {
         let Mask::Where(expr) = &k.mask else {
             return inside;
         };
-        let margin = self.rows().max(self.tiling.inner);
-        let (query, key) = if mask::is_narrow(expr, k.queries + margin, k.keys + margin) {
+        let (query, key) = if self.is_narrow() {
             (query, key)
         } else {
             (f.zero_extend(query, Element::I64), f.zero_extend(key, Element::I64))

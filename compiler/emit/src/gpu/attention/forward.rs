@@ -116,9 +116,10 @@ impl Forward<'_> {
         let keys = f.addi(block.buffers, buffer);
         let values = f.plus(keys, plan.format.bytes(plan.tiling.inner));
         for rows in (0..plan.tiling.inner).step_by(plan.tiling.chunk as usize) {
+            let mask = plan.mask(f, block, (inner, rows));
             let mut scores = plan.zeros(f, plan.tiling.chunk);
             multiply(f, with, queries, (Right::Transposed, keys, rows), &mut scores);
-            let mut scores = plan.apply_mask(f, block, (inner, rows), nothing, &scores);
+            let mut scores = plan.apply_mask(f, block, &mask, nothing, &scores);
             for (group, columns) in scores.iter_mut().enumerate() {
                 for half in 0..2 {
                     let row = &mut softmax[group * 2 + half];

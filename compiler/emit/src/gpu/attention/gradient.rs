@@ -5,8 +5,7 @@
 //!
 //! The products that make s and dp begin from −lse / scale and −δ: one multiplication and one exponential then make p, one multiplication ds.
 
-use super::block::{Block, Plan};
-use super::blocks::Inner;
+use super::block::{Block, Masking, Plan};
 use super::delta::delta_rows;
 use super::operand::{Head, head, statistic};
 use crate::mlir::{Function, Quad, Value};
@@ -92,7 +91,7 @@ pub(super) fn begin(f: &mut Function, kernel: &AttentionKernel, lse: Value, delt
 pub(super) fn differentiate(
     f: &mut Function,
     (plan, block): (&Plan, &Block),
-    inner: (Inner, u64),
+    mask: &Masking,
     mut scores: Vec<Vec<Quad>>,
     mut dp: Vec<Vec<Quad>>,
 ) -> [Vec<Vec<Quad>>; 2] {
@@ -101,7 +100,7 @@ pub(super) fn differentiate(
         let score = f.mul(*x, factor);
         *x = f.fast_exp2(score);
     }
-    let p = plan.apply_mask(f, block, inner, 0.0, &scores);
+    let p = plan.apply_mask(f, block, mask, 0.0, &scores);
     for (ds, &p) in dp.iter_mut().flatten().flatten().zip(p.iter().flatten().flatten()) {
         *ds = f.mul(p, *ds);
     }

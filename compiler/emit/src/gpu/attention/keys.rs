@@ -123,10 +123,11 @@ impl Keys<'_> {
         let dy = f.plus(q, plan.format.bytes(plan.tiling.inner));
         let statistics = f.plus(dy, plan.format.bytes(plan.tiling.inner));
         for rows in (0..plan.tiling.inner).step_by(plan.tiling.chunk as usize) {
+            let mask = plan.mask(f, block, (inner, rows));
             let [mut scores, mut dp] = self.begin(f, statistics, rows);
             multiply(f, with, keys, (Right::Transposed, q, rows), &mut scores);
             multiply(f, with, values, (Right::Transposed, dy, rows), &mut dp);
-            let [p, ds] = differentiate(f, (plan, block), (inner, rows), scores, dp);
+            let [p, ds] = differentiate(f, (plan, block), &mask, scores, dp);
             let p = as_left(f, plan.format.dtype, &p);
             multiply(f, with, &p, (Right::Tile, dy, rows), &mut dv);
             let ds = as_left(f, plan.format.dtype, &ds);

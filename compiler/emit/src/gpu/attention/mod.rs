@@ -18,7 +18,9 @@ mod queries;
 pub(in crate::gpu) mod shape;
 mod tile;
 
+use crate::mask::is_narrow;
 use block::Tiling;
+use dspc_graph::mask::Mask;
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
 
@@ -28,7 +30,7 @@ pub(super) fn emit_forward(
     kernel: &AttentionKernel,
 ) -> Result<(String, Vec<GpuLaunch>), String> {
     let width = shape::padded_width(kernel, 4)?;
-    let (text, launch) = forward::emit(symbol, kernel, forward_tiling(width))?;
+    let (text, launch) = forward::emit(symbol, kernel, spare(kernel, forward_tiling(width)))?;
     Ok((text, vec![launch]))
 }
 
@@ -42,11 +44,21 @@ pub(super) fn emit_backward(
     let reads = [(3, strides[0]), (5, strides[1]), (9, 0)];
     let functions = [
         delta::emit(&format!("{symbol}_delta"), kernel, width, 10, reads)?,
-        keys::emit(&format!("{symbol}_keys"), kernel, keys_tiling(width))?,
-        queries::emit(&format!("{symbol}_queries"), kernel, queries_tiling(width))?,
+        keys::emit(&format!("{symbol}_keys"), kernel, spare(kernel, keys_tiling(width)))?,
+        queries::emit(&format!("{symbol}_queries"), kernel, spare(kernel, queries_tiling(width)))?,
     ];
     let (texts, launches): (Vec<String>, Vec<GpuLaunch>) = functions.into_iter().unzip();
     Ok((texts.concat(), launches))
+}
+
+/// Fewer scores at a time where registers are needed for more: copies element by element, or a predicate with numbers of 64 bits.
+fn spare(kernel: &AttentionKernel, tiling: Tiling) -> Tiling {
+    let is_wide = kernel.strides.iter().chain([&kernel.head_dim]).all(|n| n.is_multiple_of(8));
+    let is_narrow = match &kernel.mask {
+        Mask::Full => true,
+        Mask::Where(expr) => is_narrow(expr, kernel.queries, kernel.keys),
+    };
+    if is_wide && is_narrow { tiling } else { Tiling { inner: 32, chunk: 16, held: false, ..tiling } }
 }
 
 fn forward_tiling(width: u64) -> Tiling {

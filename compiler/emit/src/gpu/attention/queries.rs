@@ -108,6 +108,7 @@ impl Queries<'_> {
         let keys = f.addi(block.buffers, buffer);
         let values = f.plus(keys, plan.format.bytes(plan.tiling.inner));
         for rows in (0..plan.tiling.inner).step_by(plan.tiling.chunk as usize) {
+            let mask = plan.mask(f, block, (inner, rows));
             let [mut scores, mut dp] = [0, 1].map(|which| {
                 starts
                     .chunks_exact(2)
@@ -119,7 +120,7 @@ impl Queries<'_> {
             });
             multiply(f, with, q, (Right::Transposed, keys, rows), &mut scores);
             multiply(f, with, dy, (Right::Transposed, values, rows), &mut dp);
-            let [_, ds] = differentiate(f, (plan, block), (inner, rows), scores, dp);
+            let [_, ds] = differentiate(f, (plan, block), &mask, scores, dp);
             let ds = as_left(f, plan.format.dtype, &ds);
             multiply(f, with, &ds, (Right::Tile, keys, rows), &mut dq);
         }

@@ -6,6 +6,8 @@ use dspc_kernel::describe::AttentionKernel;
 
 /// The greatest length of a sequence: positions and tiles are 32-bit numbers.
 const POSITIONS_MAX: u64 = 1 << 28;
+/// The greatest distance of positions in memory: a tile's bytes are a 32-bit number.
+const STRIDE_MAX: u64 = 1 << 20;
 /// Heads whose inner operands are about so many bytes run at a time: they stay in the second cache until all their tiles are done.
 const CACHED_BYTES: u64 = 16 << 20;
 
@@ -32,6 +34,9 @@ pub(in crate::gpu) fn padded_width(kernel: &AttentionKernel, operands: usize) ->
     }
     if k.queries.max(k.keys) > POSITIONS_MAX {
         return Err(format!("more than {POSITIONS_MAX} positions"));
+    }
+    if let Some(stride) = k.strides.iter().find(|&&stride| stride > STRIDE_MAX) {
+        return Err(format!("positions {stride} elements apart, where {STRIDE_MAX} are the most"));
     }
     if !k.scale.is_finite() || k.scale as f32 == 0.0 {
         return Err(format!("scores times {}", k.scale));

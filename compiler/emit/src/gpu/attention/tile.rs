@@ -4,7 +4,7 @@
 //! meet in a bank. Tiles begin at multiples of 1024 bytes, so the xor can be done on whole addresses.
 
 use super::operand::{Head, element};
-use crate::mlir::{Element, Function, INT, Order, Quad, Turned, Type, Value};
+use crate::mlir::{Element, Function, Order, Quad, Turned, Type, Value};
 use dspc_graph::ir::DType;
 
 /// A tile's columns, and the threads that fill it.
@@ -219,40 +219,39 @@ impl Copier {
         }
     }
 
-    /// Element by element: the columns of a head, or its rows, do not begin on 16 bytes.
+    /// Element by element: the columns of a head, or its rows, do not begin on 16 bytes. One loop over rows and columns, so that few registers
+    /// are held around it.
     fn copy_narrow(&self, f: &mut Function, from: &Head, first: Value, rows: u64, to: Value) {
         let of = element(self.format.dtype);
-        let column = f.shl(self.piece, 3);
-        let (zero, end, step) = (f.int32(0), f.int32(rows), f.int32(self.step));
-        f.fold((zero, end, step), &[], |f, start, _| {
+        let (zero, end, one) = (f.int32(0), f.int32(rows / self.step * 8), f.int32(1));
+        f.fold((zero, end, one), &[], |f, i, _| {
+            let seven = f.int32(7);
+            let (turn, within) = (f.shr(i, 3), f.and(i, seven));
+            let start = f.times(turn, self.step);
             let row = f.addi(self.row, start);
             let position = f.addi(first, row);
-            let last = f.int32(from.positions - 1);
-            let is_row = f.order(Order::LessEqual, position, last);
-            let position = f.minu(position, last);
+            let column = f.shl(self.piece, 3);
+            let column = f.addi(column, within);
+            let [last_row, last_column] = [from.positions, from.columns].map(|n| f.int32(n - 1));
+            let is_row = f.order(Order::LessEqual, position, last_row);
+            let is_column = f.order(Order::LessEqual, column, last_column);
+            let (position, column) = (f.minu(position, last_row), f.minu(column, last_column));
             let line = f.zero_extend(position, Element::I64);
             let line = f.times(line, from.stride);
             let line = f.offset(from.base, line, of);
+            let at = f.offset(line, column, of);
             let bits = Type::scalar(Element::I16);
+            let x = f.load(at, bits, 2);
+            let inside = f.and(is_row, is_column);
             let none = f.int(bits, 0);
-            let eight: Vec<Value> = (0..8)
-                .map(|i| {
-                    let column = f.plus(column, i);
-                    let last = f.int(INT, from.columns as i64 - 1);
-                    let is_column = f.order(Order::LessEqual, column, last);
-                    let column = f.minu(column, last);
-                    let at = f.offset(line, column, of);
-                    let x = f.load(at, bits, 2);
-                    let inside = f.and(is_row, is_column);
-                    f.select(inside, x, none)
-                })
-                .collect();
-            let eight = f.gather(&eight);
+            let x = f.select(inside, x, none);
             let to = f.addi(to, self.offset);
             let below = f.times(start, self.format.row_bytes());
+            let beside = f.shl(within, 1);
             let to = f.addi(to, below);
+            let to = f.addi(to, beside);
             let to = f.shared_at(to, 0);
-            f.store(eight, to, 16);
+            f.store(x, to, 2);
             vec![]
         });
     }

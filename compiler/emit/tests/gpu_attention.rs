@@ -1,0 +1,232 @@
+//! Attention for a GPU: its PTX assembles without spills and holds the tensor-core instructions that its tiles need; on a GPU it agrees with
+//! f64 for any length, mask, stride and number of key heads, and gives the same bits at every run.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a panic is the report, a line says what did not run"
+)]
+
+mod support;
+
+use dspc_emit::{GpuChip, compile_ptx, gpu_module};
+use dspc_graph::ir::DType::{self, Bf16, F16, F32};
+use dspc_graph::mask::Mask;
+use dspc_kernel::describe::{AttentionKernel, Kernel};
+use dspc_program::GpuLaunch;
+use support::attention::{
+    Machine, backward, blocks_with_gaps, case, forward, large_numbers, operand, scattered, sparse, window,
+};
+use support::cuda::Gpu;
+use support::operand::{Numbers, Operand, unit};
+use support::ptxas::assemble;
+
+/// Those that run on `mma.sync`; an H100 has kernels of its own, and runs these too.
+const CHIPS: [GpuChip; 2] = [GpuChip::Sm80, GpuChip::Sm120];
+
+/// Separate operands with gaps, or one of q, k and v side by side.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    Gaps(u64),
+    Packed,
+}
+
+/// The kernel and its gradient with strides.
+fn both(kernel: &AttentionKernel, layout: Layout) -> [Kernel; 2] {
+    let mut k = kernel.clone();
+    let (wide, narrow) = (k.heads * k.head_dim, k.kv_heads * k.head_dim);
+    k.strides = match layout {
+        Layout::Gaps(gap) => vec![wide + gap, narrow + gap, narrow, wide],
+        Layout::Packed => vec![wide + 2 * narrow, wide + 2 * narrow, wide + 2 * narrow, wide],
+    };
+    let mut back = k.clone();
+    let s = &k.strides;
+    back.strides = vec![s[0], s[1], s[2], s[3], s[3], s[0], s[1], s[2]];
+    [Kernel::Attention(k), Kernel::AttentionBackward(back)]
+}
+
+fn module(kernels: &[Kernel], chip: GpuChip) -> (String, Vec<Vec<GpuLaunch>>) {
+    let named: Vec<_> = kernels.iter().enumerate().map(|(i, k)| (format!("k{i}"), k)).collect();
+    gpu_module(&named, chip).unwrap()
+}
+
+fn cases() -> Vec<(AttentionKernel, Layout)> {
+    let mut cases = vec![];
+    let lengths = [(1, 1), (5, 5), (17, 33), (64, 64), (65, 64), (100, 131), (129, 129)];
+    for (i, lengths) in lengths.into_iter().enumerate() {
+        let (one, other) = if i % 2 == 0 { (Bf16, F16) } else { (F16, Bf16) };
+        cases.push((case(2, (2, 2), 64, lengths, one, Mask::causal()), Layout::Gaps(8)));
+        cases.push((case(1, (4, 2), 128, lengths, other, Mask::causal()), Layout::Gaps(0)));
+        cases.push((case(1, (6, 2), 40, lengths, one, Mask::Full), Layout::Gaps(16)));
+        cases.push((case(1, (2, 1), 64, lengths, other, window(7)), Layout::Gaps(3)));
+        cases.push((case(1, (1, 1), 7, lengths, one, sparse()), Layout::Gaps(0)));
+        cases.push((case(1, (1, 1), 80, lengths, other, scattered()), Layout::Gaps(8)));
+    }
+    cases.push((case(1, (2, 1), 64, (200, 200), Bf16, blocks_with_gaps()), Layout::Packed));
+    cases.push((case(2, (2, 2), 64, (70, 70), F16, Mask::causal()), Layout::Packed));
+    cases.push((case(1, (2, 2), 99, (80, 80), Bf16, Mask::causal()), Layout::Packed));
+    cases.push((case(1, (2, 1), 64, (150, 140), Bf16, large_numbers()), Layout::Gaps(0)));
+    let mut negative = case(1, (1, 1), 64, (70, 70), Bf16, Mask::causal());
+    negative.scale = -0.2;
+    cases.push((negative, Layout::Gaps(0)));
+    cases
+}
+
+/// Assembles PTX and finds no spill in it; without an assembler says loudly that it did not.
+fn assembles_without_spills(ptx: &str, chip: GpuChip) {
+    let Some(said) = assemble(ptx, chip) else {
+        eprintln!("SKIPPED: no ptxas in DSPC_PTXAS or PATH, so PTX for {} is not assembled", chip.name());
+        return;
+    };
+    let mut entry = "";
+    for line in said.lines() {
+        entry = if line.contains("Compiling entry") { line } else { entry };
+        let spills = line.contains("spill") && !line.contains(", 0 bytes spill stores");
+        assert!(!spills, "for {}: {entry}\n{line}", chip.name());
+    }
+}
+
+#[test]
+fn every_shape_assembles_for_every_generation() {
+    for chip in CHIPS {
+        let kernels: Vec<Kernel> = cases()
+            .iter()
+            .filter(|(k, _)| [(65, 64), (200, 200), (80, 80)].contains(&(k.queries, k.keys)))
+            .flat_map(|(k, layout)| both(k, *layout))
+            .collect();
+        let (text, launches) = module(&kernels, chip);
+        assert_eq!(launches.iter().map(Vec::len).sum::<usize>(), kernels.len() * 2);
+        let ptx = compile_ptx(&text, chip).unwrap_or_else(|e| panic!("{e}"));
+        assert!(ptx.lines().all(|line| !line.contains(".extern") || line.contains(".extern .shared")));
+        assembles_without_spills(&ptx, chip);
+    }
+}
+
+#[test]
+fn the_usual_shapes_are_all_tensor_cores() {
+    for (head_dim, length, chip) in [(64, 1024, GpuChip::Sm80), (128, 4096, GpuChip::Sm120)] {
+        let kernel = case(16, (16, 16), head_dim, (length, length), Bf16, Mask::causal());
+        let kernels = both(&kernel, Layout::Packed);
+        let (text, launches) = module(&kernels, chip);
+        let ptx = compile_ptx(&text, chip).unwrap();
+        assembles_without_spills(&ptx, chip);
+        let bodies: Vec<&str> = ptx.split(".visible .entry").skip(1).collect();
+        let names: Vec<&str> = launches.iter().flatten().map(|l| l.symbol.as_str()).collect();
+        assert_eq!(names, ["k0", "k1_delta", "k1_keys", "k1_queries"]);
+        for (name, products) in [("k0", 2), ("k1_keys", 4), ("k1_queries", 3)] {
+            let body = bodies.iter().find(|body| body.trim_start().starts_with(name)).unwrap();
+            let count = |what: &str| body.lines().filter(|l| l.contains(what)).count();
+            // A loop over inner tiles: its size does not grow with the sequence.
+            assert!(count("mma.sync") <= products * 64 * head_dim as usize / 128 * 2, "{name}");
+            assert_eq!(count("mma.sync") % products, 0, "{name}");
+            assert!(count("ldmatrix") > 0 && count("cp.async.cg") > 0, "{name}");
+            assert!(count("st.global.v4") > 0, "{name}");
+            assert_eq!(count("atom.") + count("\tred."), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_small_kernel_to_read() {
+    let [kernel, _] = both(&case(1, (1, 1), 64, (64, 64), Bf16, Mask::causal()), Layout::Packed);
+    let (text, launches) = module(&[kernel], GpuChip::Sm80);
+    // The loop over tiles up to its softmax is what is worth a look; products repeat.
+    let lines: Vec<&str> = text.lines().filter(|l| !l.contains("extractvalue")).collect();
+    let begin = lines.iter().position(|l| l.contains("llvm.func")).unwrap();
+    let (head, rest) = (lines[..=begin].join("\n"), &lines[begin..]);
+    let walk = rest.iter().position(|l| l.contains("scf.for")).unwrap();
+    let first = rest[walk..].iter().position(|l| l.contains("mma.sync")).unwrap();
+    let walk = rest[walk..=walk + first].join("\n");
+    insta::assert_snapshot!(format!("{launches:?}\n{head}\n...\n{walk}\n..."));
+}
+
+#[test]
+fn what_is_not_accepted_is_said() {
+    let refusal = |kernel: AttentionKernel| {
+        let [kernel, _] = both(&kernel, Layout::Packed);
+        gpu_module(&[("k".to_string(), &kernel)], GpuChip::Sm80).unwrap_err().to_string()
+    };
+    let usual = || case(1, (2, 2), 64, (8, 8), Bf16, Mask::Full);
+    let wide = refusal(case(1, (1, 1), 256, (8, 8), Bf16, Mask::Full));
+    assert!(wide.contains("wider than 128"), "{wide}");
+    let single = refusal(case(1, (1, 1), 64, (8, 8), F32, Mask::Full));
+    assert!(single.contains("bf16 or f16"), "{single}");
+    let still = refusal(AttentionKernel { scale: 0.0, ..usual() });
+    assert!(still.contains("scores times 0"), "{still}");
+    let uneven = refusal(AttentionKernel { kv_heads: 3, ..usual() });
+    assert!(uneven.contains("2 query heads for 3 key heads"), "{uneven}");
+}
+
+fn find() -> Option<Gpu> {
+    let gpu = Gpu::find();
+    if gpu.is_none() {
+        eprintln!("SKIPPED: no NVIDIA GPU here, so no attention ran on one");
+    }
+    gpu
+}
+
+#[test]
+fn attention_and_its_gradient_agree_with_f64() {
+    let Some(gpu) = find() else { return };
+    let mut numbers = Numbers(0xA77E);
+    for (kernel, layout) in cases() {
+        check(&gpu, &kernel, layout, &mut numbers);
+    }
+}
+
+fn check(gpu: &Gpu, kernel: &AttentionKernel, layout: Layout, numbers: &mut Numbers) {
+    let kernels = both(kernel, layout);
+    let [Kernel::Attention(k), Kernel::AttentionBackward(back)] = &kernels else { unreachable!() };
+    let (text, launches) = module(&kernels, GpuChip::Sm80);
+    let module = gpu.load(&compile_ptx(&text, GpuChip::Sm80).unwrap());
+    // Tensor cores cut their sums off rather than round them; the exponential has two units of error.
+    let machine = Machine { unit: 2f64.powi(-21), probability: unit(k.dtype) };
+    let mut draw = |positions: u64, stride: u64| operand(numbers, k.dtype, k.batch, positions, stride);
+    let s = &back.strides;
+    let (q, key, v) = (draw(k.queries, s[0]), draw(k.keys, s[1]), draw(k.keys, s[2]));
+    let (y, dy) = (draw(k.queries, s[3]), draw(k.queries, s[4]));
+    let gradients = [draw(k.queries, s[5]), draw(k.keys, s[6]), draw(k.keys, s[7])];
+    let f32s = |count: u64| Operand::new(F32, vec![f64::NAN; count as usize]);
+    let lse = f32s(k.batch * k.heads * k.queries);
+    let run = |which: usize, inputs: &[Operand], outputs: &[Operand]| {
+        let (got, _) = module.run(&launches[which], inputs, outputs, None, 1);
+        let (again, _) = module.run(&launches[which], inputs, outputs, None, 1);
+        let compared = got.iter().zip(&again).take(3);
+        assert!(compared.into_iter().all(|(a, b)| a.bytes() == b.bytes()), "two runs of {k:?}");
+        got
+    };
+    let got = run(0, &[q.clone(), key.clone(), v.clone()], &[y, lse]);
+    forward(k, machine, [&q, &key, &v], [&got[0], &got[1]]);
+    let inputs = [q, key, v, got[0].clone(), got[1].clone(), dy];
+    let outputs = [gradients.to_vec(), vec![f32s(back.workspace_elements())]].concat();
+    backward(back, machine, &inputs, &run(1, &inputs, &outputs));
+}
+
+#[test]
+#[ignore = "timings"]
+fn rates() {
+    let Some(gpu) = find() else { return };
+    for (batch, head_dim, length) in [(16, 64, 1024), (4, 128, 4096)] {
+        let kernel = case(batch, (16, 16), head_dim, (length, length), Bf16, Mask::causal());
+        let kernels = both(&kernel, Layout::Gaps(0));
+        let (text, launches) = module(&kernels, GpuChip::Sm80);
+        let module = gpu.load(&compile_ptx(&text, GpuChip::Sm80).unwrap());
+        let mut numbers = Numbers(1);
+        let mut draw = || operand(&mut numbers, DType::Bf16, batch, length, 16 * head_dim);
+        let (q, k, v, dy) = (draw(), draw(), draw(), draw());
+        let f32s = |count: u64| Operand::new(F32, vec![0.0; count as usize]);
+        let outputs = [q.clone(), f32s(batch * 16 * length)];
+        let inputs = [q.clone(), k.clone(), v.clone()];
+        let (got, forward) = module.run(&launches[0], &inputs, &outputs, None, 20);
+        let inputs = [q, k, v, got[0].clone(), got[1].clone(), dy];
+        let outputs = [vec![got[0].clone(); 3], vec![f32s(kernel.workspace_elements())]].concat();
+        let (_, backward) = module.run(&launches[1], &inputs, &outputs, None, 20);
+        let work = 2.0 * (batch * 16 * length * length * head_dim) as f64;
+        println!(
+            "B{batch} H16 T{length} D{head_dim} causal: forward {:.0}, backward {:.0} TFLOP/s",
+            work / forward / 1e12,
+            2.5 * work / backward / 1e12
+        );
+    }
+}
