@@ -1,0 +1,98 @@
+//! A program on a GPU against the same program on the CPU. Without a GPU this says loudly that it did not run.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a panic is the report, a line says what did not run"
+)]
+
+use std::path::Path;
+
+use dspc::passes;
+use dspc_program::Family;
+use dspc_runtime::device::cuda::{Card, libraries};
+use dspc_runtime::device::{Algorithms, DeviceOptions};
+use dspc_runtime::{Artifact, Session, artifact};
+use dspc_tests::{compile_text, file, hash};
+
+/// Products, norms, GELU, embeddings, dropout, ties, accumulation; no attention.
+const SPEC: &str = r#"
+data { text: ["text.txt"]  tokenizer: "bytes"  sequence: 24 }
+
+layer block(x: [B, T, D]) -> [B, T, D] {
+  h = gelu(linear(norm(x) as ln, 4*D) as up)
+  x + dropout(linear(h, D) as down, 0.1)
+}
+
+model mixer(tokens: ids[B, T], targets: ids[B, T], layers: L, width: D, vocab: V) -> loss {
+  param wte: [V, D] ~ normal(0.02)
+  param wpe: [T, D] ~ normal(0.01)
+  x = wte[tokens] + wpe[0..T]
+  repeat L as h { x = block(x) }
+  cross_entropy((norm(x) as ln_f) @ transpose(wte), targets)
+}
+
+model = mixer(layers: 3, width: 64, vocab: 256)
+optimizer = adamw(lr: 1e-3, weight_decay: 0.1)
+train { batch: 4  micro_batch: 2  steps: 40  clip: 1.0 }
+"#;
+
+fn card() -> Option<Card> {
+    let found = Card::find().and_then(|card| libraries::cublaslt().map(|_| card));
+    found.inspect_err(|error| eprintln!("SKIPPED: {error}")).ok()
+}
+
+fn built(text: &str, family: Family, target: &str, folder: &Path) -> Artifact {
+    let compiled = compile_text(&file("cli/commands.in/mixer.dsp"), text);
+    let lowered = match family {
+        Family::Cpu => compiled.lowered,
+        Family::Cuda => passes::lower(compiled.spec(), &compiled.front.sources, None, family).unwrap(),
+    };
+    let directory = folder.join(format!("{target}.dspx"));
+    dspc::build::write(&[lowered], &[target.to_string()], &directory).unwrap();
+    artifact::read(&directory, family).unwrap()
+}
+
+fn ids(step: u64) -> (Vec<i32>, Vec<i32>) {
+    let id = |i: u64| (hash(i, step) % 256) as i32;
+    let target = |i: u64| if i % 7 == 3 { -100 } else { id(i + 1) };
+    ((0..4 * 24).map(id).collect(), (0..4 * 24).map(target).collect())
+}
+
+#[test]
+fn a_gpu_trains_as_the_cpu_does() {
+    let Some(card) = card() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = card.targets().unwrap()[0];
+    let options = DeviceOptions {
+        threads: 1,
+        cache_dir: folder.path().into(),
+        lock: folder.path().join("dspc.lock"),
+        algorithms: Algorithms::Measure,
+    };
+    let cpu = built(SPEC, Family::Cpu, "cpu", folder.path());
+    let gpu = built(SPEC, Family::Cuda, target, folder.path());
+    let mut cpu = Session::new(&cpu.program, cpu.cpu(2).unwrap()).unwrap();
+    let mut gpus = [0, 1].map(|_| Session::new(&gpu.program, gpu.cuda(&options).unwrap()).unwrap());
+    for step in 0..40 {
+        let (tokens, targets) = ids(step % 5);
+        let want = cpu.step(&tokens, &targets).unwrap();
+        let got = gpus.each_mut().map(|session| session.step(&tokens, &targets).unwrap());
+        assert_eq!(got[0], got[1], "the same bits on the same card");
+        let close = |got: f32, want: f32, what: &str| {
+            assert!((got - want).abs() <= 1e-4 * want.abs(), "step {step}: {what} {got}, not {want}");
+        };
+        close(got[0].loss, want.loss, "loss");
+        close(got[0].grad_norm.unwrap(), want.grad_norm.unwrap(), "norm");
+        assert!(got[0].finite && got[0].learning_rate == want.learning_rate);
+    }
+    let (tokens, targets) = ids(0);
+    let half = tokens.len() / 2;
+    let want = cpu.evaluate(&tokens[..half], &targets[..half]).unwrap();
+    let got = gpus[0].evaluate(&tokens[..half], &targets[..half]).unwrap();
+    assert!((got - want).abs() <= 1e-3 * want, "evaluation: {got}, not {want}");
+    let (want, got) = (cpu.logits(&tokens[..5]).unwrap(), gpus[0].logits(&tokens[..5]).unwrap());
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() <= 1e-2, "a logit: {got}, not {want}");
+    }
+}
