@@ -1,7 +1,9 @@
 //! Ids in range, loops nested as they may be, arguments as their kernels declare them.
 
 use crate::{EntryKind, Rule, entries, finding::Findings};
-use dspc_program::{Action, Arg, Family, Fused, Gemm, Instruction, KernelId, Over, Place, Program};
+use dspc_program::{
+    Action, Arg, Family, Fused, Gemm, Instruction, KernelId, Over, OwnProduct, Place, Program,
+};
 
 /// No model repeats a layer more often; beyond it, an unrolled walk would be no service.
 const TURNS_MAX: u64 = 4096;
@@ -111,12 +113,40 @@ fn matrix_product(context: &Context<'_>, gemm: &Gemm, at: &str, findings: &mut F
             findings.add(Rule::Arguments, at, "a product on a CPU does nothing besides");
         }
     }
+    if let Some(own) = &gemm.own {
+        own_product(context, gemm, own, at, findings);
+    }
     let Some(epilogue) = &gemm.epilogue else { return };
     launch(context, epilogue.kernel, &epilogue.args, at, findings);
     let Some(kernel) = context.program.kernels.get(epilogue.kernel.0 as usize) else { return };
     let rows = epilogue.rows_per_item;
     if rows == 0 || gemm.m.div_ceil(rows) != kernel.items {
         let facts = format!("{} items of {rows} rows for {} rows of the product", kernel.items, gemm.m);
+        findings.add(Rule::Arguments, at, facts);
+    }
+}
+
+/// The kernel takes what the product names, in its order.
+fn own_product(context: &Context<'_>, gemm: &Gemm, own: &OwnProduct, at: &str, findings: &mut Findings) {
+    if context.program.family == Family::Cpu {
+        findings.add(Rule::Arguments, at, "a product on a CPU has no kernel of its own");
+    }
+    if let Some(workspace) = &own.workspace {
+        place(context, workspace, at, findings);
+    }
+    let Some(entry) = context.program.kernels.get(own.kernel.0 as usize) else {
+        findings.add(Rule::IdOutOfRange, at, format!("there is no kernel {}", own.kernel.0));
+        return;
+    };
+    let fused = match &gemm.fused {
+        None => 0,
+        Some(Fused::BiasGelu { .. }) => 2,
+        Some(Fused::Bias { .. } | Fused::GeluGradient { .. } | Fused::BiasGradient { .. }) => 1,
+    };
+    let pointers = 3 + fused + usize::from(own.workspace.is_some());
+    if pointers != entry.operands.len() || entry.uses_turn {
+        let facts =
+            format!("{pointers} pointers for `{}`, which takes {}", entry.symbol, entry.operands.len());
         findings.add(Rule::Arguments, at, facts);
     }
 }

@@ -355,6 +355,8 @@ const MUTATIONS: &[Mutation] = &[
     ("an epilogue over other rows", Rule::Arguments, |p| gemm(p, FORWARD_UP).epilogue.as_mut().unwrap().rows_per_item = 3),
     ("a fused product on a CPU", Rule::Arguments, |p| p.family = Family::Cpu),
     ("a bias of no buffer", Rule::IdOutOfRange, |p| gemm(p, BACKWARD).fused = Some(Fused::Bias { bias: Place::of(BufferId(99)) })),
+    ("a product's own kernel that is none", Rule::IdOutOfRange, |p| gemm(p, BACKWARD).own = Some(OwnProduct { kernel: KernelId(99), workspace: None })),
+    ("a product's own kernel of other operands", Rule::Arguments, |p| gemm(p, BACKWARD).own = Some(OwnProduct { kernel: KernelId(ADD), workspace: None })),
     ("a turn that the kernel does not take", Rule::Arguments, |p| match &mut at(p, FORWARD_ADD).action { Action::Launch { args, .. } => args.push(Arg::Turn), _ => unreachable!() }),
     ("a turn outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).turn = true),
     ("a micro-batch outside a loop", Rule::LoopVariable, |p| arg(p, &[5], 2).micro = true),

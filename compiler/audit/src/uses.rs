@@ -96,6 +96,13 @@ impl Lister<'_> {
         if let Some(fused) = &gemm.fused {
             self.fused(gemm, fused);
         }
+        // Our own kernel uses the same bytes, and a workspace that nothing else may have.
+        if let Some(own) = &gemm.own
+            && let Some(workspace) = &own.workspace
+            && let Some(operand) = self.program.kernels[own.kernel.0 as usize].operands.last()
+        {
+            self.operand(workspace, operand, Part::Factor);
+        }
         if let Some(epilogue) = &gemm.epilogue {
             self.launch(epilogue.kernel, &epilogue.args, Part::Epilogue);
         }

@@ -20,6 +20,8 @@ pub enum Kernel {
     AttentionBackward(AttentionKernel),
     /// Adds rows by id. Reads ids (i32), x; reads and writes out.
     ScatterAdd(ScatterAddKernel),
+    /// A matrix product; on a GPU only.
+    Product(ProductKernel),
 }
 
 /// A fused row function with its operands bound.
@@ -145,6 +147,79 @@ pub struct ScatterAddKernel {
     pub stride: u64,
 }
 
+/// `c = op(a) · op(b) [+ c]` with sums in f32, and what is done besides before c is rounded.
+///
+/// Operands: a, b, c, those of [`ProductKernel::fused`], then a workspace of f32 where [`ProductKernel::workspace_elements`] is not 0.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProductKernel {
+    /// Rows of c.
+    pub m: u64,
+    /// Columns of c.
+    pub n: u64,
+    /// Summed.
+    pub k: u64,
+    /// Left, `[m, k]`, or `[k, m]` if transposed.
+    pub a: ProductMatrix,
+    /// Right, `[k, n]`, or `[n, k]` if transposed.
+    pub b: ProductMatrix,
+    /// Result.
+    pub c: ProductMatrix,
+    /// Add to what c holds.
+    pub accumulate: bool,
+    /// Factors that are f32 may be rounded to TF32.
+    pub tf32: bool,
+    /// What is done besides.
+    pub fused: Option<ProductFused>,
+    /// Parts of the summed dim, whose products are kept apart and added in order: the result does not depend on which ends first.
+    pub splits: u64,
+    /// Every operand begins at a multiple of 16 bytes.
+    pub aligned: bool,
+}
+
+/// An operand of a product in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ProductMatrix {
+    /// Of its elements.
+    pub dtype: DType,
+    /// Elements from one stored row to the next.
+    pub stride: u64,
+    /// Stored the other way round.
+    pub transposed: bool,
+}
+
+/// What a product's kernel does before it stores; GELU in its tanh form. Types are of the operand in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProductFused {
+    /// `c = a · b + bias`, bias `[n]`.
+    Bias(DType),
+    /// `pre = a · b + bias; c = gelu(pre)`. Operands bias, pre.
+    BiasGelu {
+        /// Of the bias.
+        bias: DType,
+        /// Written, `[m, n]`.
+        pre: ProductMatrix,
+    },
+    /// `c = (a · b) ∘ gelu′(pre)`
+    GeluGradient {
+        /// Read, `[m, n]`.
+        pre: ProductMatrix,
+    },
+    /// `sum[j] = Σ of b[·, j]` over the summed dim.
+    BiasGradient(DType),
+}
+
+impl ProductKernel {
+    /// Parts into which [`ProductFused::BiasGradient`]'s sums are cut.
+    pub const SUM_PARTS: u64 = 128;
+
+    /// f32 elements of the workspace: a part's products `[m, n]` after another's, then a bias gradient's partial sums.
+    pub fn workspace_elements(&self) -> u64 {
+        let parts = if self.splits > 1 { self.splits * self.m * self.n } else { 0 };
+        let sums = matches!(self.fused, Some(ProductFused::BiasGradient(_)));
+        parts + if sums { Self::SUM_PARTS * self.n } else { 0 }
+    }
+}
+
 impl Kernel {
     /// Items that the work divides into.
     pub fn items(&self) -> u64 {
@@ -157,6 +232,7 @@ impl Kernel {
             Kernel::Attention(k) => k.batch * k.heads,
             Kernel::AttentionBackward(k) => k.batch * k.kv_heads,
             Kernel::ScatterAdd(k) => k.cols,
+            Kernel::Product(k) => k.m,
         }
     }
 }

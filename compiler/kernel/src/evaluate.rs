@@ -7,7 +7,10 @@ use dspc_graph::mask::Mask;
 use dspc_graph::philox;
 use dspc_graph::rowfn::{Access, Node, ReduceFn, RowMap};
 
-use crate::describe::{AttentionKernel, Kernel, RowKernel, ScatterAddKernel, Split, Target};
+use crate::describe::{
+    AttentionKernel, Kernel, ProductFused, ProductKernel, ProductMatrix, RowKernel, ScatterAddKernel, Split,
+    Target,
+};
 
 /// Runs a kernel on its operands (reads, then writes).
 pub fn evaluate(kernel: &Kernel, operands: &[usize], turn: u64, cells: &mut [f64]) {
@@ -16,6 +19,7 @@ pub fn evaluate(kernel: &Kernel, operands: &[usize], turn: u64, cells: &mut [f64
         Kernel::Attention(k) => attention(k, operands, cells),
         Kernel::AttentionBackward(k) => attention_backward(k, operands, cells),
         Kernel::ScatterAdd(k) => scatter_add(k, operands, cells),
+        Kernel::Product(k) => product(k, operands, cells),
     }
 }
 
@@ -235,4 +239,60 @@ fn scatter_add(k: &ScatterAddKernel, operands: &[usize], cells: &mut [f64]) {
             cells[operands[2] + (id * k.cols + col) as usize] += x;
         }
     }
+}
+
+/// The cell of a matrix's element.
+fn element(matrix: &ProductMatrix, operand: usize, row: u64, col: u64) -> usize {
+    let (row, col) = if matrix.transposed { (col, row) } else { (row, col) };
+    operand + (row * matrix.stride + col) as usize
+}
+
+fn product(k: &ProductKernel, operands: &[usize], cells: &mut [f64]) {
+    for i in 0..k.m {
+        for j in 0..k.n {
+            let term =
+                |s: u64| cells[element(&k.a, operands[0], i, s)] * cells[element(&k.b, operands[1], s, j)];
+            let sum: f64 = (0..k.k).map(term).sum();
+            let x = match k.fused {
+                Some(ProductFused::Bias(_) | ProductFused::BiasGelu { .. }) => {
+                    sum + cells[operands[3] + j as usize]
+                }
+                Some(ProductFused::GeluGradient { pre }) => {
+                    sum * gelu_gradient(cells[element(&pre, operands[3], i, j)])
+                }
+                Some(ProductFused::BiasGradient(_)) | None => sum,
+            };
+            let x = match k.fused {
+                Some(ProductFused::BiasGelu { pre, .. }) => {
+                    cells[element(&pre, operands[4], i, j)] = x;
+                    gelu(x)
+                }
+                _ => x,
+            };
+            let c = &mut cells[element(&k.c, operands[2], i, j)];
+            *c = if k.accumulate { *c + x } else { x };
+        }
+    }
+    if let Some(ProductFused::BiasGradient(_)) = k.fused {
+        for j in 0..k.n {
+            let sum = (0..k.k).map(|s| cells[element(&k.b, operands[1], s, j)]).sum();
+            cells[operands[3] + j as usize] = sum;
+        }
+    }
+}
+
+/// √(2/π) (x + 0.044715 x³), and its derivative.
+fn gelu_inner(x: f64) -> (f64, f64) {
+    let root = libm::sqrt(std::f64::consts::FRAC_2_PI);
+    (root * (x + 0.044715 * x * x * x), root * (1.0 + 3.0 * 0.044715 * x * x))
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + libm::tanh(gelu_inner(x).0))
+}
+
+fn gelu_gradient(x: f64) -> f64 {
+    let (inner, slope) = gelu_inner(x);
+    let t = libm::tanh(inner);
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
 }

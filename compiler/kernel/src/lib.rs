@@ -10,6 +10,7 @@ mod evaluate;
 mod fuse;
 mod locate;
 mod lower;
+mod own;
 mod pool;
 mod print;
 mod state;
@@ -34,9 +35,14 @@ pub fn kernels(plan: &Plan, family: Family) -> Kernels {
         Family::Cpu => None,
         Family::Cuda => lower::Vocabulary::of(plan),
     };
-    let micro_batch = lower::lower_train(&plan.train, vocabulary, &mut state, &mut pool);
-    let evaluate = lower::lower_loss(&plan.evaluate, vocabulary, &mut state, &mut pool);
-    let logits = lower::lower_logits(&plan.logits, &mut state, &mut pool);
+    let mut micro_batch = lower::lower_train(&plan.train, vocabulary, &mut state, &mut pool);
+    let mut evaluate = lower::lower_loss(&plan.evaluate, vocabulary, &mut state, &mut pool);
+    let mut logits = lower::lower_logits(&plan.logits, &mut state, &mut pool);
+    if family == Family::Cuda {
+        for steps in [&mut micro_batch, &mut evaluate, &mut logits] {
+            own::give_own_products(steps, &mut pool);
+        }
+    }
     let mut train = vec![];
     if plan.batch.accumulation > 1 {
         train.extend(

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use dspc_graph::rowfn::{Access, BinaryFn, Node, NodeId, ReduceFn, RowMap, UnaryFn};
 
-use crate::describe::{AttentionKernel, Kernel, RowKernel, Split, Target};
+use crate::describe::{
+    AttentionKernel, Kernel, ProductFused, ProductKernel, ProductMatrix, RowKernel, Split, Target,
+};
 use crate::steps::{Fused, Kernels, Launch, Matrix, Place, Step};
 
 /// The kernel layer as text.
@@ -20,6 +22,7 @@ pub fn print(kernels: &Kernels) -> String {
             Kernel::ScatterAdd(k) => {
                 let _ = writeln!(out, "   x {}×{} into {} rows", k.rows, k.cols, k.out_rows);
             }
+            Kernel::Product(k) => print_product(k, &mut out),
         }
     }
     for (name, steps) in
@@ -37,6 +40,28 @@ fn print_attention(k: &AttentionKernel, out: &mut String) {
         "   {} × {} heads ({} of keys) × {}   {} queries, {} keys   where {}   scale {:.6}",
         k.batch, k.heads, k.kv_heads, k.head_dim, k.queries, k.keys, k.mask, k.scale
     );
+}
+
+fn print_product(k: &ProductKernel, out: &mut String) {
+    let matrix =
+        |m: &ProductMatrix| format!("{}{} stride {}", m.dtype, if m.transposed { "ᵀ" } else { "" }, m.stride);
+    let _ = write!(out, "   {}×{}×{}", k.m, k.n, k.k);
+    if k.splits > 1 {
+        let _ = write!(out, " in {} parts", k.splits);
+    }
+    let _ = write!(out, "   a {}, b {}, c {}", matrix(&k.a), matrix(&k.b), matrix(&k.c));
+    let _ = match &k.fused {
+        None => Ok(()),
+        Some(ProductFused::Bias(dtype)) => write!(out, ", bias {dtype}"),
+        Some(ProductFused::BiasGelu { bias, pre }) => write!(out, ", bias {bias}, gelu of {}", matrix(pre)),
+        Some(ProductFused::GeluGradient { pre }) => write!(out, ", gelu′ of {}", matrix(pre)),
+        Some(ProductFused::BiasGradient(dtype)) => write!(out, ", column sums of b {dtype}"),
+    };
+    let flags = [(k.accumulate, "adds"), (k.tf32, "tf32"), (!k.aligned, "unaligned")];
+    for (_, word) in flags.iter().filter(|(holds, _)| *holds) {
+        let _ = write!(out, ", {word}");
+    }
+    out.push('\n');
 }
 
 fn print_row(k: &RowKernel, out: &mut String) {
@@ -179,6 +204,10 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
                 if let Some(fused) = &g.fused {
                     let _ = writeln!(out, "{pad}  {}", fused_text(kernels, fused));
                 }
+                if let Some(own) = &g.own {
+                    let workspace = own.workspace.iter().map(|p| format!(" with {}", place(kernels, p)));
+                    let _ = writeln!(out, "{pad}  or k{}{}", own.kernel.0, workspace.collect::<String>());
+                }
                 if let Some(epilogue) = &g.epilogue {
                     let _ = writeln!(out, "{pad}  then {}", launch_text(kernels, epilogue));
                 }
@@ -212,7 +241,7 @@ fn launch_text(kernels: &Kernels, launch: &Launch) -> String {
         Kernel::Row(k) => k.reads.len(),
         Kernel::Attention(_) => 3,
         Kernel::AttentionBackward(_) => 6,
-        Kernel::ScatterAdd(_) => 2,
+        Kernel::ScatterAdd(_) | Kernel::Product(_) => 2,
     };
     let list = |places: &[Place]| places.iter().map(|p| place(kernels, p)).collect::<Vec<_>>().join(", ");
     let (reads, writes) = launch.operands.split_at(reads);

@@ -182,6 +182,8 @@ pub struct Gemm {
     pub accumulate: bool,
     /// What the product's own kernel does besides; on a GPU only.
     pub fused: Option<Fused>,
+    /// A kernel of ours that does the same; on a GPU only.
+    pub own: Option<Own>,
     /// A row kernel over the same rows.
     pub epilogue: Option<Launch>,
     /// For people.
@@ -225,6 +227,15 @@ impl Fused {
             Fused::BiasGradient { sum } => vec![*sum],
         }
     }
+}
+
+/// Our own kernel for a matrix product. Its operands: a, b, c, those of [`Gemm::fused`], the workspace.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Own {
+    /// Which.
+    pub kernel: KernelIndex,
+    /// f32, where the kernel needs one.
+    pub workspace: Option<Place>,
 }
 
 /// An operand of a matrix product.

@@ -95,8 +95,9 @@ pub(crate) fn places(step: &Step) -> Vec<Place> {
 }
 
 fn gemm_places(gemm: &Gemm) -> Vec<Place> {
-    let own = [gemm.a.place, gemm.b.place, gemm.c.place];
+    let factors = [gemm.a.place, gemm.b.place, gemm.c.place];
     let fused = gemm.fused.iter().flat_map(|f| f.places());
     let epilogue = gemm.epilogue.iter().flat_map(|l: &Launch| l.operands.iter().copied());
-    own.into_iter().chain(fused).chain(epilogue).collect()
+    let workspace = gemm.own.iter().flat_map(|own| own.workspace);
+    factors.into_iter().chain(fused).chain(workspace).chain(epilogue).collect()
 }

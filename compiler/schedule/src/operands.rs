@@ -2,7 +2,9 @@
 
 use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, Node, RowMap};
-use dspc_kernel::describe::{AttentionKernel, Kernel, Read, RowKernel, Target, Write};
+use dspc_kernel::describe::{
+    AttentionKernel, Kernel, ProductFused, ProductKernel, ProductMatrix, Read, RowKernel, Target, Write,
+};
 use dspc_program::{Extent, Family, Operand, OperandAccess};
 
 use crate::write::element_type;
@@ -51,7 +53,34 @@ pub(crate) fn operands(kernel: &Kernel, family: Family) -> Vec<Operand> {
             of(OperandAccess::Read, k.dtype, rows(k.rows, k.cols, k.stride)),
             of(OperandAccess::Update, DType::F32, rows(1, k.out_rows * k.cols, k.out_rows * k.cols)),
         ],
+        Kernel::Product(k) => product(k),
     }
+}
+
+fn product(k: &ProductKernel) -> Vec<Operand> {
+    let matrix = |access, matrix: &ProductMatrix, shape: (u64, u64)| {
+        let (count, cols) = if matrix.transposed { (shape.1, shape.0) } else { shape };
+        of(access, matrix.dtype, rows(count, cols, matrix.stride))
+    };
+    let row = |access, dtype, elements| of(access, dtype, rows(1, elements, elements));
+    let (read, write) = (OperandAccess::Read, OperandAccess::Write);
+    let to_c = if k.accumulate { OperandAccess::Update } else { write };
+    let mut all =
+        vec![matrix(read, &k.a, (k.m, k.k)), matrix(read, &k.b, (k.k, k.n)), matrix(to_c, &k.c, (k.m, k.n))];
+    match &k.fused {
+        None => {}
+        Some(ProductFused::Bias(dtype)) => all.push(row(read, *dtype, k.n)),
+        Some(ProductFused::BiasGelu { bias, pre }) => {
+            all.push(row(read, *bias, k.n));
+            all.push(matrix(write, pre, (k.m, k.n)));
+        }
+        Some(ProductFused::GeluGradient { pre }) => all.push(matrix(read, pre, (k.m, k.n))),
+        Some(ProductFused::BiasGradient(dtype)) => all.push(row(write, *dtype, k.n)),
+    }
+    if k.workspace_elements() > 0 {
+        all.push(row(write, DType::F32, k.workspace_elements()));
+    }
+    all
 }
 
 fn of(access: OperandAccess, dtype: DType, extent: Extent) -> Operand {

@@ -49,7 +49,15 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                     )
                 });
                 let fused = g.fused.as_ref().map_or(String::new(), |f| format!("   {}", fused(f, program)));
-                format!("gemm {}×{}×{}   {c} {plus} {a} · {b}{fused}{then}", g.m, g.n, g.k)
+                let own = g.own.map_or(String::new(), |own| {
+                    let workspace = own.workspace.map(|p| format!(" with {}", place(&p, program)));
+                    format!(
+                        "   or {}{}",
+                        program.kernels[own.kernel.0 as usize].symbol,
+                        workspace.unwrap_or_default()
+                    )
+                });
+                format!("gemm {}×{}×{}   {c} {plus} {a} · {b}{fused}{own}{then}", g.m, g.n, g.k)
             }
             Action::Zero { at } => format!("zero {}", place(at, program)),
             Action::Loop { over, count, reverse, body } => {

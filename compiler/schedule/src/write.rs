@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dspc_graph::ir::{DType, Init, Table as GraphTable};
 use dspc_kernel::describe::{Kernel, Split};
 use dspc_kernel::steps::{
-    Fused, Kernels, Launch, Matrix, NamedKernel, Place, Step, Storage, StorageId, StorageKind, TableKind,
+    Fused, Kernels, Launch, Matrix, NamedKernel, Own, Place, Step, Storage, StorageId, StorageKind, TableKind,
 };
 use dspc_plan::Plan;
 use dspc_program as program;
@@ -272,6 +272,7 @@ fn work_per_item(kernel: &Kernel) -> u64 {
         Kernel::Attention(k) => 4 * k.queries * k.keys * k.head_dim,
         Kernel::AttentionBackward(k) => 10 * k.queries * k.keys * k.head_dim,
         Kernel::ScatterAdd(k) => 2 * k.rows,
+        Kernel::Product(k) => 2 * k.n * k.k,
     }
 }
 
@@ -308,7 +309,7 @@ impl Writer<'_> {
                     accumulate,
                     tf32: false,
                     fused: gemm.fused.as_ref().map(fused),
-                    own: None,
+                    own: gemm.own.as_ref().map(own),
                     epilogue,
                 };
                 (Action::Gemm(product), gemm.origin.clone())
@@ -352,6 +353,10 @@ fn fused(fused: &Fused) -> program::Fused {
         Fused::GeluGradient { pre } => program::Fused::GeluGradient { pre: matrix(pre) },
         Fused::BiasGradient { sum } => program::Fused::BiasGradient { sum: at(sum) },
     }
+}
+
+fn own(own: &Own) -> program::OwnProduct {
+    program::OwnProduct { kernel: KernelId(own.kernel.0), workspace: own.workspace.as_ref().map(at) }
 }
 
 fn matrix(matrix: &Matrix) -> program::Matrix {

@@ -34,6 +34,7 @@ pub(crate) fn cpu_function(symbol: &str, kernel: &Kernel, level: &CpuLevel) -> R
         Kernel::Attention(kernel) => attention::emit_forward(symbol, kernel, level.lanes),
         Kernel::AttentionBackward(kernel) => attention::emit_backward(symbol, kernel, level.lanes),
         Kernel::ScatterAdd(kernel) => scatter::emit(symbol, kernel, level.lanes),
+        Kernel::Product(_) => Err("a matrix product has no form for a CPU".to_string()),
     }
     .map_err(|reason| EmitError::Description { kernel: symbol.to_string(), reason })
 }

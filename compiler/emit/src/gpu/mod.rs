@@ -7,6 +7,7 @@ mod attention;
 mod chip;
 mod layout;
 mod memory;
+mod product;
 mod row;
 mod scatter;
 mod wgmma_attention;
@@ -71,6 +72,7 @@ pub(crate) fn gpu_function(
         }
         Kernel::Attention(kernel) => attention::emit_forward(symbol, kernel),
         Kernel::AttentionBackward(kernel) => attention::emit_backward(symbol, kernel),
+        Kernel::Product(kernel) => product::emit(symbol, kernel, chip),
     }
     .map_err(|reason| EmitError::Description { kernel: symbol.to_string(), reason })
 }

@@ -7,6 +7,7 @@ mod gpu;
 mod hopper;
 mod object;
 mod ops;
+mod pairs;
 mod ptx;
 mod types;
 

@@ -8,6 +8,6 @@ mod philox;
 
 pub(crate) use analysis::{Analysis, Level, Pass, neutral, operands, weight};
 pub(crate) use expression::{emit_pure, for_result};
-pub(crate) use math::{Target, exp_of_score, log};
+pub(crate) use math::{Target, exp_of_score, log, tanh};
 pub(crate) use operands::{Draw, draw_of, draws, known, mapped_row, reduce_pair, reduction, target_node};
 pub(crate) use philox::{Stream, uniform, uniform_quads};

@@ -169,7 +169,7 @@ impl Lowering<'_> {
         };
         steps.append(&mut std::mem::take(&mut self.pending));
         let origin = node.origin.clone();
-        steps.push(Step::Gemm(Gemm { m, n, k, a, b, c, accumulate, fused, epilogue, origin }));
+        steps.push(Step::Gemm(Gemm { m, n, k, a, b, c, accumulate, fused, own: None, epilogue, origin }));
         steps.extend(after);
         steps
     }
