@@ -14,6 +14,7 @@ pub mod cli;
 mod commands;
 pub mod exit;
 pub mod facts;
+pub mod fit;
 pub mod job;
 pub mod passes;
 mod report;

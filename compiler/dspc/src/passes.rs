@@ -7,9 +7,10 @@ use dspc_kernel::steps::Kernels;
 use dspc_plan::{Batch, Graphs, Mesh, Plan};
 use dspc_program::{Family, Program};
 use dspc_source::{Diagnostic, FileId, Severity, SourceMap};
-use dspc_spec::settings::{DataFacts, Spec};
-use dspc_train::TrainGraph;
+use dspc_spec::settings::{self, DataFacts, Spec};
+use dspc_train::{Recompute, TrainGraph};
 
+use crate::fit::{self, Device};
 use crate::job;
 
 /// A spec that has been read.
@@ -48,7 +49,7 @@ pub fn check(front: &mut Front, stem: &str, facts: &DataFacts) {
     front.diagnostics.extend(diagnostics);
     if let Some(spec) = &spec
         && !front.has_errors()
-        && let Err(diagnostics) = train(spec, &front.sources)
+        && let Err(diagnostics) = train(spec, &front.sources, Choices::of(spec))
     {
         front.diagnostics.extend(diagnostics);
     }
@@ -67,12 +68,42 @@ pub enum Use {
     Generate,
 }
 
+/// What decides how much memory a program takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choices {
+    /// Sequences at once.
+    pub micro_batch: u64,
+    /// Micro-batches a step.
+    pub accumulation: u64,
+    /// How much the backward pass computes again.
+    pub recompute: Recompute,
+}
+
+impl Choices {
+    /// What the spec says; `auto` begins with the cheapest.
+    pub fn of(spec: &Spec) -> Self {
+        let settings = &spec.settings;
+        let recompute = match settings.recompute.value {
+            settings::Recompute::None | settings::Recompute::Auto => Recompute::None,
+            settings::Recompute::Norms => Recompute::Norms,
+            settings::Recompute::Block => Recompute::Block,
+        };
+        let (micro_batch, accumulation) =
+            (settings.train.micro_batch.value, settings.train.accumulation.value);
+        Self { micro_batch, accumulation, recompute }
+    }
+}
+
 /// Spec to graph.
-pub fn graph(spec: &Spec, sources: &SourceMap, purpose: Use) -> Result<Graph, Vec<Diagnostic>> {
-    let settings = &spec.settings;
-    let batch = if purpose == Use::Generate { 1 } else { settings.train.micro_batch.value };
+pub fn graph(
+    spec: &Spec,
+    sources: &SourceMap,
+    purpose: Use,
+    micro_batch: u64,
+) -> Result<Graph, Vec<Diagnostic>> {
+    let batch = if purpose == Use::Generate { 1 } else { micro_batch };
     let options = Elaborate { train: purpose == Use::Train };
-    elaborate(spec, sources, batch, settings.data.sequence.value, options)
+    elaborate(spec, sources, batch, spec.settings.data.sequence.value, options)
 }
 
 /// Every layer from the graph on.
@@ -86,42 +117,51 @@ pub struct Lowered {
 }
 
 /// Spec to training graph.
-pub fn train(spec: &Spec, sources: &SourceMap) -> Result<TrainGraph, Vec<Diagnostic>> {
-    let graph = graph(spec, sources, Use::Train)?;
+pub fn train(spec: &Spec, sources: &SourceMap, choices: Choices) -> Result<TrainGraph, Vec<Diagnostic>> {
+    let graph = graph(spec, sources, Use::Train, choices.micro_batch)?;
     let settings = &spec.settings;
     let optimizer = settings.optimizer.value.clone();
-    dspc_train::differentiate(graph, optimizer, settings.train.clip.value).map_err(|reason| {
+    let train = dspc_train::differentiate(graph, optimizer, settings.train.clip.value).map_err(|reason| {
         let help = "give the model a `param` that its loss depends on";
         vec![Diagnostic::error("E0450", reason.to_string(), spec.model.span, "this model").help(help)]
-    })
+    })?;
+    Ok(dspc_train::recompute(train, choices.recompute))
 }
 
-/// Spec to program for one family of devices, without machine code.
+/// Spec to program for one device, without machine code.
 pub fn lower(
     spec: &Spec,
     sources: &SourceMap,
     characters: Option<String>,
+    device: impl Into<Device>,
+) -> Result<Lowered, Vec<Diagnostic>> {
+    let lowered = fit::fit(spec, sources, characters.as_deref(), device.into())?;
+    let audited = dspc_audit::audit(&lowered.program).into_iter().next();
+    verified("schedule", audited.map_or(Ok(()), |finding| Err(finding.to_string())));
+    Ok(lowered)
+}
+
+/// Spec to program with every choice made.
+pub(crate) fn lower_as(
+    spec: &Spec,
+    sources: &SourceMap,
+    characters: Option<&str>,
     family: Family,
+    choices: Choices,
 ) -> Result<Lowered, Vec<Diagnostic>> {
     let settings = &spec.settings;
-    let train = train(spec, sources)?;
-    let evaluate = graph(spec, sources, Use::Evaluate)?;
-    let logits = graph(spec, sources, Use::Generate)?;
-    let batch = Batch {
-        batch: settings.train.batch.value,
-        micro_batch: settings.train.micro_batch.value,
-        accumulation: settings.train.accumulation.value,
-    };
+    let Choices { micro_batch, accumulation, .. } = choices;
+    let train = train(spec, sources, choices)?;
+    let evaluate = graph(spec, sources, Use::Evaluate, micro_batch)?;
+    let logits = graph(spec, sources, Use::Generate, micro_batch)?;
+    let batch = Batch { batch: settings.train.batch.value, micro_batch, accumulation };
     let mesh = Mesh::of(&settings.parallel.value);
     let graphs = Graphs { train, evaluate, logits };
     let plan = dspc_plan::plan(&spec.name, mesh, batch, settings.train.steps.value, graphs);
     verified("plan", dspc_plan::verify(&plan));
     let kernels = dspc_kernel::kernels(&plan, family);
-    let program = dspc_schedule::schedule(&plan, &kernels, job::job(spec, &plan, characters));
-    verified(
-        "schedule",
-        dspc_audit::audit(&program).into_iter().next().map_or(Ok(()), |f| Err(f.to_string())),
-    );
+    let program =
+        dspc_schedule::schedule(&plan, &kernels, job::job(spec, &plan, characters.map(String::from)));
     Ok(Lowered { plan, kernels, program })
 }
 

@@ -101,6 +101,35 @@ pub enum Node {
     },
 }
 
+impl Node {
+    /// The nodes it is computed from.
+    pub fn operands(&self) -> Vec<NodeId> {
+        match *self {
+            Node::LoadAt(_, a) | Node::Unary(_, a) | Node::Reduce(_, a) => vec![a],
+            Node::Binary(_, a, b) => vec![a, b],
+            Node::Select(c, a, b) => vec![c, a, b],
+            Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => {
+                vec![]
+            }
+        }
+    }
+
+    /// The same operation on other nodes.
+    #[must_use]
+    pub fn with_operands(&self, at: &dyn Fn(NodeId) -> NodeId) -> Node {
+        match *self {
+            Node::LoadAt(input, a) => Node::LoadAt(input, at(a)),
+            Node::Unary(f, a) => Node::Unary(f, at(a)),
+            Node::Reduce(f, a) => Node::Reduce(f, at(a)),
+            Node::Binary(f, a, b) => Node::Binary(f, at(a), at(b)),
+            Node::Select(c, a, b) => Node::Select(at(c), at(a), at(b)),
+            Node::Load(_) | Node::Const(_) | Node::ConstInt(_) | Node::Column | Node::Uniform { .. } => {
+                self.clone()
+            }
+        }
+    }
+}
+
 /// Functions of one operand.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UnaryFn {

@@ -1,6 +1,6 @@
 //! What a plan costs before any kernel is known: FLOPs and the bytes of the training state.
 
-use dspc_graph::ir::{Block, Graph, Step, TensorType};
+use dspc_graph::ir::{Block, Graph, OpNode, Step, TensorType, ValueId};
 
 use crate::Plan;
 
@@ -21,20 +21,33 @@ pub fn state_bytes(plan: &Plan) -> StateBytes {
     StateBytes { parameters: 4 * elements, gradients: 4 * elements, moments: 8 * elements }
 }
 
-/// FLOPs of one trained token, forward and backward, as the ops of the training graph count them.
+/// FLOPs of one trained token, forward and backward, as the ops of the training graph count them; what is computed again is not counted twice.
 pub fn flops_per_token(plan: &Plan, sequence: u64) -> f64 {
-    block_flops(&plan.train.graph, &plan.train.graph.body) / (plan.batch.micro_batch * sequence) as f64
+    flops(plan, sequence, &|node| !is_again(plan, node))
 }
 
-fn block_flops(graph: &Graph, block: &Block) -> f64 {
+/// FLOPs of one trained token that are done a second time.
+pub fn recomputed_flops_per_token(plan: &Plan, sequence: u64) -> f64 {
+    flops(plan, sequence, &|node| is_again(plan, node))
+}
+
+fn is_again(plan: &Plan, node: &OpNode) -> bool {
+    node.outputs.iter().any(|v| plan.train.again.contains(v))
+}
+
+fn flops(plan: &Plan, sequence: u64, counts: &dyn Fn(&OpNode) -> bool) -> f64 {
+    let graph = &plan.train.graph;
+    block_flops(graph, &graph.body, counts) / (plan.batch.micro_batch * sequence) as f64
+}
+
+fn block_flops(graph: &Graph, block: &Block, counts: &dyn Fn(&OpNode) -> bool) -> f64 {
     let step = |step: &Step| match step {
+        Step::Op(node) if !counts(node) => 0.0,
         Step::Op(node) => {
-            let types = |ids: &[dspc_graph::ir::ValueId]| {
-                ids.iter().map(|&v| graph.ty(v)).collect::<Vec<&TensorType>>()
-            };
+            let types = |ids: &[ValueId]| ids.iter().map(|&v| graph.ty(v)).collect::<Vec<&TensorType>>();
             node.op.cost(&types(&node.inputs), &types(&node.outputs)).flops
         }
-        Step::Repeat(repeat) => repeat.count as f64 * block_flops(graph, &repeat.body),
+        Step::Repeat(repeat) => repeat.count as f64 * block_flops(graph, &repeat.body, counts),
     };
     block.steps.iter().map(step).sum()
 }

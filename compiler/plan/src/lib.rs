@@ -11,7 +11,7 @@ mod place;
 mod print;
 mod verify;
 
-pub use cost::{StateBytes, flops_per_token, state_bytes};
+pub use cost::{StateBytes, flops_per_token, recomputed_flops_per_token, state_bytes};
 pub use mesh::{Axis, AxisId, Mesh};
 pub use partition::{
     GRID_ELEMENTS, Group, GroupId, Member, Partition, VOCABULARY_ROWS, partition_state, vocabulary_param,

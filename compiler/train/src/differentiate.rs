@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dspc_graph::ir::{Def, Graph, OpNode, Step, ValueId};
 use dspc_spec::settings::Optimizer;
 
-use crate::{ParamGradient, TrainGraph};
+use crate::{ParamGradient, Recompute, TrainGraph};
 use backward::Backward;
 
 /// Why a graph has no gradient.
@@ -62,7 +62,15 @@ pub fn differentiate(
     let gradients = gather(&graph, &contributions);
     let roots: Vec<ValueId> = gradients.iter().flat_map(|g| g.contributions.iter().copied()).collect();
     dspc_graph::prune(&mut graph, &roots, backward_start);
-    Ok(TrainGraph { graph, backward_start, gradients, optimizer, clip })
+    Ok(TrainGraph {
+        graph,
+        backward_start,
+        gradients,
+        optimizer,
+        clip,
+        recompute: Recompute::None,
+        again: BTreeSet::new(),
+    })
 }
 
 /// Gradients by parameter, in the parameters' order.

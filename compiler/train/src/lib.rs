@@ -9,9 +9,13 @@ mod differentiate;
 mod fixture;
 pub mod optimizer;
 mod print;
+mod recompute;
 
 pub use differentiate::{NotTrainable, differentiate};
 pub use print::print;
+pub use recompute::{Recompute, recompute};
+
+use std::collections::BTreeSet;
 
 use dspc_graph::ir::{Graph, ParamId, ValueId};
 
@@ -28,6 +32,10 @@ pub struct TrainGraph {
     pub optimizer: dspc_spec::settings::Optimizer,
     /// Global-norm limit.
     pub clip: Option<f64>,
+    /// How much the backward pass computes again.
+    pub recompute: Recompute,
+    /// The values that it does compute again.
+    pub again: BTreeSet<ValueId>,
 }
 
 /// The gradient of one parameter.

@@ -108,14 +108,20 @@ fn write_crate(
 
 fn print_layer(layer: Layer, front: &Front, facts: Facts, targets: &[String]) -> Result<(), Failure> {
     let spec = front.spec.as_ref().ok_or(Exit::InputErrors)?;
+    let choices = passes::Choices::of(spec);
     let lowered = || lower(front, &facts, targets);
     let each = |print: &dyn Fn(&Lowered) -> String| Ok::<_, Failure>(lowered()?.iter().map(print).collect());
     let text: String = match layer {
         // Neither is printed here.
         Layer::Ast | Layer::Rust => String::new(),
         Layer::Spec => dspc_spec::print(spec),
-        Layer::Graph => dspc_graph::print_graph(&passes::graph(spec, &front.sources, passes::Use::Train)?),
-        Layer::Train => dspc_train::print(&passes::train(spec, &front.sources)?),
+        Layer::Graph => dspc_graph::print_graph(&passes::graph(
+            spec,
+            &front.sources,
+            passes::Use::Train,
+            choices.micro_batch,
+        )?),
+        Layer::Train => dspc_train::print(&passes::train(spec, &front.sources, choices)?),
         Layer::Plan => each(&|l| dspc_plan::print(&l.plan))?,
         Layer::Kernels => each(&|l| dspc_kernel::print(&l.kernels))?,
         Layer::Schedule => each(&|l| dspc_schedule::print(&l.program))?,
