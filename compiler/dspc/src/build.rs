@@ -24,8 +24,22 @@ pub fn families(targets: &[String]) -> Vec<Family> {
     cpu.into_iter().chain(targets.iter().any(is_gpu).then_some(Family::Cuda)).collect()
 }
 
-fn family(target: &str) -> Family {
+/// The family that a target belongs to.
+pub fn family(target: &str) -> Family {
     if target.starts_with("sm_") { Family::Cuda } else { Family::Cpu }
+}
+
+/// Says so if no target has that name, as far as that can be known without the back end.
+pub fn known(target: &str) -> Result<(), Exit> {
+    let cpu = target == "cpu" || target.starts_with("cpu:");
+    if cpu || ["sm_80", "sm_90a", "sm_120"].contains(&target) { Ok(()) } else { Err(unknown(target)) }
+}
+
+/// E0501
+fn unknown(target: &str) -> Exit {
+    let help = "targets are cpu (this machine's), cpu:x86-64-v2, cpu:x86-64-v3, cpu:x86-64-v4, sm_80, sm_90a and sm_120";
+    report::fault("E0501", &format!("no target is called `{target}`"), help);
+    Exit::InputErrors
 }
 
 /// The artifact of a checked spec for one target, built if the cache has none.
@@ -170,11 +184,7 @@ mod backend {
             Some(level) => CpuLevel::named(level.trim_start_matches(':')).map(CompileTarget::Cpu),
             None => GpuChip::named(name).map(CompileTarget::Gpu),
         };
-        target.map_err(|_| {
-            let help = "targets are cpu (this machine's), cpu:x86-64-v2, cpu:x86-64-v3, cpu:x86-64-v4, sm_80, sm_90a and sm_120";
-            report::fault("E0501", &format!("no target is called `{name}`"), help);
-            Exit::InputErrors
-        })
+        target.map_err(|_| super::unknown(name))
     }
 
     /// One shared object without dependencies, through the C compiler's driver.

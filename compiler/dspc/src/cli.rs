@@ -77,6 +77,9 @@ pub enum Command {
     Plan {
         /// The spec.
         file: PathBuf,
+        /// What the program is for; a GPU's differs from a CPU's.
+        #[arg(long, default_value = "cpu")]
+        target: String,
         /// How it is printed.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,

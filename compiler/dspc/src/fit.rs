@@ -141,12 +141,8 @@ impl Fitting<'_> {
     fn remedy(&self, budget: u64) -> Result<String, Vec<Diagnostic>> {
         let own = Choices::of(self.spec);
         let most = self.allowed().into_iter().max().unwrap_or_default();
-        let mut least = u64::MAX;
-        let mut needs = |choices: Choices| {
-            let total = Memory::of(&self.lower(choices)?.program).total();
-            least = least.min(total);
-            Ok::<u64, Vec<Diagnostic>>(total)
-        };
+        let needs = |choices| self.lower(choices).map(|lowered| Memory::of(&lowered.program).total());
+        let mut least = needs(Choices { recompute: Recompute::Block, ..own })?;
         for recompute in ALL.into_iter().filter(|r| *r > most) {
             let total = needs(Choices { recompute, ..own })?;
             if total <= budget {
@@ -157,6 +153,7 @@ impl Fitting<'_> {
             let (micro_batch, accumulation) = (own.micro_batch / part, own.accumulation * part);
             for recompute in ALL.into_iter().filter(|r| *r >= most) {
                 let total = needs(Choices { micro_batch, accumulation, recompute })?;
+                least = least.min(total);
                 if total > budget {
                     continue;
                 }
@@ -168,7 +165,6 @@ impl Fitting<'_> {
                 ));
             }
         }
-        let least = least.min(needs(Choices { recompute: Recompute::Block, ..own })?);
         Ok(format!("no micro-batch and no recomputation makes it fit: the least is {}", size(least)))
     }
 }

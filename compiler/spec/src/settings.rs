@@ -235,7 +235,7 @@ pub struct Zero {
 pub enum Recompute {
     /// Keep every activation.
     None,
-    /// Norm outputs again.
+    /// Outputs of norms, activation functions and dropout again.
     Norms,
     /// Each block again from its input.
     Block,

@@ -3,7 +3,7 @@
 use dspc_source::Span;
 
 use crate::errors::{Mistakes, NotYet};
-use crate::settings::{Precision, Recompute, Settings};
+use crate::settings::{Precision, Settings};
 
 /// Where something is asked for, if that was written, and in which words.
 type Asked = (Option<Span>, String);
@@ -23,8 +23,6 @@ const MISSING: &[Missing] = &[
     Missing { code: "E0320", key: "parallel", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
     Missing { code: "E0321", key: "precision", asked: other_precision, instead: "precision = fp32" },
     Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random" },
-    Missing { code: "E0323", key: "recompute", asked: recompute, instead: "recompute = none" },
-    Missing { code: "E0324", key: "memory", asked: memory_budget, instead: "memory = all" },
     Missing {
         code: "E0325",
         key: "deterministic",
@@ -71,15 +69,6 @@ fn other_precision(settings: &Settings) -> Option<Asked> {
 
 fn weights_from_disk(settings: &Settings) -> Option<Asked> {
     settings.init.as_ref().map(|init| (Some(init.span), "from a directory of weights".into()))
-}
-
-fn recompute(settings: &Settings) -> Option<Asked> {
-    (settings.recompute.value != Recompute::None)
-        .then(|| (settings.recompute.span(), "with recomputed activations".into()))
-}
-
-fn memory_budget(settings: &Settings) -> Option<Asked> {
-    settings.memory.value.map(|_| (settings.memory.span(), "within a memory budget".into()))
 }
 
 /// On one rank the same spec and seed give the same bits already; the same bits for another accumulation need sums in a fixed tree.

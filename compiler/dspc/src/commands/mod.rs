@@ -27,7 +27,7 @@ pub fn dispatch(cli: &Cli) -> Exit {
         Command::Check { files, format } => check::check(files, *format, cli.color),
         Command::Explain { key } => explain::explain(key.as_deref()),
         Command::Fmt { files, check } => fmt::fmt(files, *check, cli.color),
-        Command::Plan { file, format } => plan::plan(file, *format, cli.color),
+        Command::Plan { file, target, format } => plan::plan(file, target, *format, cli.color),
         Command::Build { file, output, emit, crate_dir, runtime_path, target } => {
             let place = bindings::Place { directory: crate_dir.as_deref(), runtime: runtime_path.as_deref() };
             build::build(file, output.as_deref(), *emit, &place, target, cli.color)

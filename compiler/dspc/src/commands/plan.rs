@@ -2,26 +2,28 @@
 
 use std::path::Path;
 
-use dspc_plan::{StateBytes, state_bytes};
-use dspc_program::Family;
 use serde_json::json;
 
 use crate::cli::{Format, When};
 use crate::exit::Exit;
+use crate::fit::Memory;
 use crate::passes::{self, Lowered};
-use crate::report;
+use crate::{build, report};
 
 /// Says what a job will cost, before anything is built or run.
-pub fn plan(file: &Path, format: Format, when: When) -> Exit {
+pub fn plan(file: &Path, target: &str, format: Format, when: When) -> Exit {
     let (front, facts) = match super::checked(file, when) {
         Ok(checked) => checked,
         Err(exit) => return exit,
     };
     let Some(spec) = &front.spec else { return Exit::InputErrors };
-    match passes::lower(spec, &front.sources, facts.characters, Family::Cpu) {
+    if let Err(exit) = build::known(target) {
+        return exit;
+    }
+    match passes::lower(spec, &front.sources, facts.characters, build::family(target)) {
         Ok(lowered) => print(&lowered, format),
         Err(diagnostics) => {
-            report::print(&diagnostics, &front.sources, Format::Text, when);
+            report::print(&diagnostics, &front.sources, format, when);
             return Exit::InputErrors;
         }
     }
@@ -29,34 +31,49 @@ pub fn plan(file: &Path, format: Format, when: When) -> Exit {
 }
 
 fn print(lowered: &Lowered, format: Format) {
+    match format {
+        Format::Json => print_json(lowered),
+        Format::Text => print_text(lowered),
+    }
+}
+
+/// FLOPs of a step that are done a second time.
+fn recomputed_flops(lowered: &Lowered) -> f64 {
     let program = &lowered.program;
-    let StateBytes { parameters, gradients, moments } = state_bytes(&lowered.plan);
-    let arena = |name: &str| program.arenas.iter().find(|a| a.name == name).map_or(0, |a| a.bytes);
-    let (activations, inputs, state) = (arena("activations"), arena("inputs"), arena("state"));
-    let total: u64 = program.arenas.iter().map(|a| a.bytes).sum();
+    let tokens = program.training.batch * program.data.sequence;
+    dspc_plan::recomputed_flops_per_token(&lowered.plan, program.data.sequence) * tokens as f64
+}
+
+fn print_json(lowered: &Lowered) {
+    let program = &lowered.program;
+    let Memory { arenas, driver } = Memory::of(program);
+    let total = Memory::of(program).total();
+    let of = |name: &str| arenas.iter().find(|(arena, _)| arena == name).map_or(0, |(_, bytes)| *bytes);
+    let memory = json!({
+        "parameters": of("parameters"), "gradients": of("gradients"), "moments": of("optimizer"),
+        "activations": of("activations"), "inputs": of("inputs"), "state": of("state"), "driver": driver, "total": total,
+    });
+    let t = &program.training;
+    let batch = json!({ "batch": t.batch, "micro_batch": t.micro_batch, "accumulation": t.accumulation });
+    let tokens = t.batch * program.data.sequence;
+    let recompute = json!({
+        "choice": lowered.plan.train.recompute.to_string(), "flops_per_step": recomputed_flops(lowered),
+    });
+    let value = json!({
+        "schema_version": 1, "name": program.name, "parameters": program.model.parameters, "batch": batch,
+        "tokens_per_step": tokens, "flops_per_step": program.model.flops_per_token * tokens as f64,
+        "recompute": recompute, "memory_bytes_per_rank": memory, "kernels": program.kernels.len(), "steps": t.steps,
+    });
+    println!("{value}");
+}
+
+fn print_text(lowered: &Lowered) {
+    let program = &lowered.program;
     let t = &program.training;
     let tokens = t.batch * program.data.sequence;
     let flops = program.model.flops_per_token * tokens as f64;
-    if format == Format::Json {
-        let memory = json!({
-            "parameters": parameters, "gradients": gradients, "moments": moments,
-            "activations": activations, "inputs": inputs, "state": state, "total": total,
-        });
-        let batch = json!({ "batch": t.batch, "micro_batch": t.micro_batch, "accumulation": t.accumulation });
-        let value = json!({
-            "schema_version": 1, "name": program.name, "parameters": program.model.parameters, "batch": batch,
-            "tokens_per_step": tokens, "flops_per_step": flops, "memory_bytes_per_rank": memory,
-            "kernels": program.kernels.len(), "steps": t.steps,
-        });
-        println!("{value}");
-        return;
-    }
-    println!(
-        "{}   {} parameters, {}",
-        program.name,
-        count(program.model.parameters as f64),
-        lowered.plan.mesh
-    );
+    let parameters = count(program.model.parameters as f64);
+    println!("{}   {parameters} parameters, {}", program.name, lowered.plan.mesh);
     let data = t.batch / (t.micro_batch * t.accumulation);
     println!(
         "batch   {} = micro-batch {} × accumulation {} × {data} data ranks",
@@ -68,16 +85,29 @@ fn print(lowered: &Lowered, format: Format) {
         t.steps,
         count((tokens * t.steps) as f64)
     );
+    let again = recomputed_flops(lowered);
+    let recompute = lowered.plan.train.recompute;
+    match again > 0.0 {
+        true => println!(
+            "recompute   {recompute}: {}FLOP a step more, {:.1} %",
+            count(again),
+            100.0 * again / flops
+        ),
+        false => println!("recompute   {recompute}"),
+    }
     println!("memory per rank");
+    let memory = Memory::of(program);
+    let of =
+        |name: &str| memory.arenas.iter().find(|(arena, _)| arena == name).map_or(0, |(_, bytes)| *bytes);
     let rows = [
-        ("parameters", parameters),
-        ("gradients", gradients),
-        ("moments", moments),
-        ("activations", activations),
-        ("inputs and tables", inputs + state),
-        ("total", total),
+        ("parameters", of("parameters")),
+        ("gradients", of("gradients")),
+        ("moments", of("optimizer")),
+        ("activations", of("activations")),
+        ("inputs and tables", of("inputs") + of("state")),
     ];
-    for (name, bytes) in rows {
+    let driver = (memory.driver > 0).then_some(("driver", memory.driver));
+    for (name, bytes) in rows.into_iter().chain(driver).chain([("total", memory.total())]) {
         println!("  {name:<18} {:>12}", mebibytes(bytes));
     }
     println!("communication   none: one rank");

@@ -289,7 +289,8 @@ pub(super) const STAGE: Function = Function {
 };
 
 pub(super) const NONE_RECOMPUTED: Function = word("none", "Every activation is kept.");
-pub(super) const NORMS: Function = word("norms", "Outputs of norms are computed again.");
+pub(super) const NORMS: Function =
+    word("norms", "Outputs of norms, activation functions and dropout are computed again.");
 pub(super) const BLOCK: Function = word("block", "Each turn of a `repeat` is computed again from its input.");
 pub(super) const AUTO_RECOMPUTE: Function = word("auto", "The cheapest set that fits the memory.");
 pub(super) const ALL_MEMORY: Function = word("all", "All that the device has.");
