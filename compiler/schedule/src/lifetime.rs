@@ -1,7 +1,7 @@
 //! Lifetimes: from which step to which a storage holds something.
 //!
 //! Steps are numbered in the order they are written, a loop's body once. A storage used in one turn of a loop alone lives inside the turn; one that is used
-//! outside too, or keeps a slot a turn, lives through the whole loop.
+//! outside too, or has a slot a turn, lives through the whole loop. Slots of turns do not outlive a micro-batch: the next one writes them anew.
 
 use std::collections::BTreeMap;
 
@@ -24,11 +24,21 @@ impl Lifetime {
     }
 }
 
+/// A loop around a use: its steps, and whether it counts micro-batches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Around {
+    first: u32,
+    last: u32,
+    micro: bool,
+}
+
 /// Where a storage is used: the step, and the loops around it, outermost first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Use {
     step: u32,
-    loops: Vec<(u32, u32)>,
+    loops: Vec<Around>,
+    /// The slot follows the micro-batch.
+    micro: bool,
 }
 
 /// The lifetime of every storage that an entry uses.
@@ -42,19 +52,23 @@ pub(crate) fn lifetimes(steps: &[Step], storages: &[Storage]) -> BTreeMap<Storag
 fn collect(
     steps: &[Step],
     next: &mut u32,
-    loops: &mut Vec<(u32, u32)>,
+    loops: &mut Vec<Around>,
     uses: &mut BTreeMap<StorageId, Vec<Use>>,
 ) {
     for step in steps {
         if let Step::Loop(inner) = step {
             let start = *next;
-            loops.push((start, start + count(&inner.body) - 1));
+            loops.push(Around { first: start, last: start + count(&inner.body) - 1, micro: inner.micro });
             collect(&inner.body, next, loops, uses);
             loops.pop();
             continue;
         }
         for place in places(step) {
-            uses.entry(place.storage).or_default().push(Use { step: *next, loops: loops.clone() });
+            uses.entry(place.storage).or_default().push(Use {
+                step: *next,
+                loops: loops.clone(),
+                micro: place.micro,
+            });
         }
         *next += 1;
     }
@@ -75,10 +89,12 @@ fn lifetime(uses: &[Use], slots: u64) -> Lifetime {
         shared.truncate(same);
         shared
     });
-    // A storage with a slot a turn outlives the innermost loop it is used in.
-    let depth = if slots > 1 { shared.len().saturating_sub(1) } else { shared.len() };
+    // A storage outlives the loops that choose its slot.
+    let by_micro = uses.iter().any(|u| u.micro);
+    let depth =
+        if slots > 1 { shared.iter().take_while(|l| l.micro && !by_micro).count() } else { shared.len() };
     let widened = uses.iter().map(|u| match u.loops.get(depth) {
-        Some(&(first, last)) => Lifetime { first, last },
+        Some(around) => Lifetime { first: around.first, last: around.last },
         None => Lifetime { first: u.step, last: u.step },
     });
     widened.reduce(Lifetime::with).unwrap_or(Lifetime { first: 0, last: 0 })
