@@ -7,6 +7,7 @@
 
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
 use dspc_program::{BufferId, Family};
+use dspc_schedule::Machine;
 use dspc_tests::{Compiled, compile_for, file, fill, fill_params, hash, hashed, read, scale_and_offset};
 
 const IDS: u64 = 1000;
@@ -98,10 +99,27 @@ fn assert_close(what: &str, got: &[f64], expected: &[f64]) {
 }
 
 fn program_means_graph(compiled: &Compiled) {
-    let (program, kernels) = (&compiled.lowered.program, &compiled.lowered.kernels);
+    let program = &compiled.lowered.program;
     let batch = batch(compiled);
     let (loss, gradients) = by_graph(compiled, &batch);
-    let mut machine = dspc_schedule::Machine::new(program, &kernels.kernels);
+    let machine = after_a_step(compiled, &batch);
+    let slots = program.training.accumulation;
+    let sum: f64 = (0..slots).map(|s| read(&machine, "loss", s)[0]).sum();
+    assert_close("loss", &[sum], &[loss]);
+    for (name, expected) in &gradients {
+        let param = program.params.iter().find(|p| p.name == *name).unwrap();
+        let buffer = format!("{}.grad", program.buffers[param.buffer.0 as usize].name);
+        assert_close(name, &read(&machine, &buffer, param.slot), expected);
+    }
+    let norm = gradients.iter().flat_map(|(_, g)| g).map(|x| x * x).sum::<f64>().sqrt();
+    assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
+    assert_gaps_are_zero(&machine);
+}
+
+/// The program's arenas after one optimizer step on the batch.
+fn after_a_step<'c>(compiled: &'c Compiled, batch: &Batch) -> Machine<'c> {
+    let (program, kernels) = (&compiled.lowered.program, &compiled.lowered.kernels);
+    let mut machine = Machine::new(program, &kernels.kernels);
     fill_params(&mut machine, program, |i, e| weight(compiled, &program.params[i].name, i as u64, e));
     for (slot, (tokens, targets)) in batch.tokens.iter().zip(&batch.targets).enumerate() {
         fill(&mut machine, "tokens", slot as u64, tokens);
@@ -115,17 +133,7 @@ fn program_means_graph(compiled: &Compiled) {
     }
     dspc_tests::fill_tables(&mut machine, program);
     machine.run(&program.train.body, 0, 0);
-    let slots = program.training.accumulation;
-    let sum: f64 = (0..slots).map(|s| read(&machine, "loss", s)[0]).sum();
-    assert_close("loss", &[sum], &[loss]);
-    for (name, expected) in &gradients {
-        let param = program.params.iter().find(|p| p.name == *name).unwrap();
-        let buffer = format!("{}.grad", program.buffers[param.buffer.0 as usize].name);
-        assert_close(name, &read(&machine, &buffer, param.slot), expected);
-    }
-    let norm = gradients.iter().flat_map(|(_, g)| g).map(|x| x * x).sum::<f64>().sqrt();
-    assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
-    assert_gaps_are_zero(&machine);
+    machine
 }
 
 /// What lies behind a parameter in its flat range stays zero through the update, as do its gradient and moments.
@@ -210,4 +218,41 @@ fn products_on_a_gpu_absorb_biases_and_gelu() {
     let kernels = dspc_kernel::print(&compile_for(Family::Cuda, &path, &text).lowered.kernels);
     let count = |what: &str| kernels.lines().filter(|line| line.contains(what)).count();
     assert_eq!((count("then gelu"), count("gelu′"), count("right operand's rows")), (3, 1, 4), "{kernels}");
+}
+
+/// The same state and gradients, to the bit, whatever is computed again; and from less memory.
+#[test]
+fn what_is_computed_again_has_the_same_bits() {
+    let path = file(GPT2);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text
+        .replace("layers: 2", "layers: 5")
+        .replace("width: 8", "width: 16")
+        .replace("context: 4)", "context: 4, dropout: 0.3)");
+    for family in [Family::Cpu, Family::Cuda] {
+        let program = |recompute: &str| {
+            let compiled = compile_for(family, &path, &format!("{text}\nrecompute = {recompute}\n"));
+            program_means_graph(&compiled);
+            let activations = compiled.lowered.program.arenas.iter().find(|a| a.name == "activations");
+            (trained(&compiled), activations.unwrap().bytes)
+        };
+        let (expected, all) = program("none");
+        let (norms, fewer) = program("norms");
+        let (block, fewest) = program("block");
+        assert!(all > fewer && fewer > fewest, "{all} > {fewer} > {fewest}");
+        assert_eq!(norms, expected);
+        assert_eq!(block, expected);
+    }
+}
+
+/// Parameters, moments and the gradient norm after a step by the program.
+fn trained(compiled: &Compiled) -> Vec<(String, Vec<f64>)> {
+    let program = &compiled.lowered.program;
+    let machine = after_a_step(compiled, &batch(compiled));
+    let state = |a: &dspc_program::Arena| {
+        ["parameters", "gradients", "optimizer", "state"].contains(&a.name.as_str())
+    };
+    let kept = program.buffers.iter().filter(|b| state(&program.arenas[b.arena as usize]));
+    kept.flat_map(|b| (0..b.slots).map(|slot| (format!("{}[{slot}]", b.name), read(&machine, &b.name, slot))))
+        .collect()
 }

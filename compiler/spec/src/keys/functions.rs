@@ -289,10 +289,13 @@ pub(super) const STAGE: Function = Function {
 };
 
 pub(super) const NONE_RECOMPUTED: Function = word("none", "Every activation is kept.");
-pub(super) const NORMS: Function =
-    word("norms", "Outputs of norms, activation functions and dropout are computed again.");
+pub(super) const NORMS: Function = word(
+    "norms",
+    "Outputs of norms, activation functions and dropout are computed again, from products and sums that are kept: no matrix product is done twice.",
+);
 pub(super) const BLOCK: Function = word("block", "Each turn of a `repeat` is computed again from its input.");
-pub(super) const AUTO_RECOMPUTE: Function = word("auto", "The cheapest set that fits the memory.");
+pub(super) const AUTO_RECOMPUTE: Function =
+    word("auto", "The first of `none`, `norms` and `block` that fits the memory.");
 pub(super) const ALL_MEMORY: Function = word("all", "All that the device has.");
 pub(super) const NO_CLIP: Function = word("none", "No clipping.");
 pub(super) const NO_SAMPLE: Function = word("none", "No sample.");
