@@ -7,6 +7,7 @@ use dspc_runtime::artifact::{self, KernelFile};
 
 use crate::cli::When;
 use crate::exit::Exit;
+use crate::fit::Device;
 use crate::passes::{self, Front, Lowered};
 use crate::report;
 
@@ -42,10 +43,17 @@ fn unknown(target: &str) -> Exit {
     Exit::InputErrors
 }
 
-/// The artifact of a checked spec for one target, built if the cache has none.
-pub fn cached(front: &Front, characters: Option<String>, target: &str, when: When) -> Result<PathBuf, Exit> {
+/// The artifact of a checked spec for one target on a device of so many bytes, built if the cache has none.
+pub fn cached(
+    front: &Front,
+    characters: Option<String>,
+    target: &str,
+    bytes: Option<u64>,
+    when: When,
+) -> Result<PathBuf, Exit> {
     let Some(spec) = &front.spec else { return Err(Exit::InputErrors) };
-    let lowered = passes::lower(spec, &front.sources, characters, family(target)).map_err(|diagnostics| {
+    let device = Device { family: family(target), bytes };
+    let lowered = passes::lower(spec, &front.sources, characters, device).map_err(|diagnostics| {
         report::print(&diagnostics, &front.sources, crate::cli::Format::Text, when);
         Exit::InputErrors
     })?;

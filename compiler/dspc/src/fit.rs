@@ -12,7 +12,8 @@ use dspc_train::Recompute;
 
 use crate::passes::{self, Choices, Lowered};
 
-/// What a GPU's driver takes for itself: a context, the image of a program's kernels and of a matrix library's. A bound, not a measure.
+/// What a GPU holds besides a program's arenas: a context, the images of a program's kernels and of a matrix library's, graphs, the library's
+/// workspace. A bound, not a measure; the runtime asks the card for what it has left before it takes anything.
 const CUDA_BYTES: u64 = 640 << 20;
 
 /// What a program is made for.
@@ -165,7 +166,8 @@ impl Fitting<'_> {
                 ));
             }
         }
-        Ok(format!("no micro-batch and no recomputation makes it fit: the least is {}", size(least)))
+        let least = least.div_ceil(1 << 20);
+        Ok(format!("no micro-batch and no recomputation makes it fit: the least is `memory = {least}MiB`"))
     }
 }
 

@@ -37,19 +37,19 @@ pub fn artifact_of(file: &Path, device: Wanted, when: When) -> Result<Artifact, 
         return artifact::open(file, device).map_err(|error| super::fault(&error));
     }
     let (front, facts) = super::checked(file, when)?;
-    let target = target(device).map_err(|error| super::fault(&error))?;
-    let directory = build::cached(&front, facts.characters, target, when)?;
+    let (target, bytes) = target(device).map_err(|error| super::fault(&error))?;
+    let directory = build::cached(&front, facts.characters, target, bytes, when)?;
     let device = if target == "cpu" { Wanted::Cpu } else { Wanted::Cuda };
     artifact::open(&directory, device).map_err(|error| super::fault(&error))
 }
 
-/// What to build for.
-fn target(device: Wanted) -> Result<&'static str, dspc_runtime::Error> {
-    let card = || Card::find().and_then(|card| card.targets().map(|targets| targets[0]));
+/// What to build for, and the memory it has where that is a limit.
+fn target(device: Wanted) -> Result<(&'static str, Option<u64>), dspc_runtime::Error> {
+    let card = || Card::find().and_then(|card| Ok((card.targets()?[0], Some(card.bytes))));
     match device {
-        Wanted::Cpu => Ok("cpu"),
+        Wanted::Cpu => Ok(("cpu", None)),
         Wanted::Cuda => card(),
-        Wanted::Auto => Ok(card().unwrap_or("cpu")),
+        Wanted::Auto => Ok(card().unwrap_or(("cpu", None))),
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) const KEYS: &[Key] = &[
         ty: Type { plain: Some(Plain::Bytes), functions: &[&ALL_MEMORY] },
         fallback: Fallback::Text("all"),
         example: "31GB",
-        doc: "Bytes of device memory that the program may use, the driver's own included. A program that needs more is not built ([E0530](../errors/E0530.md)).",
+        doc: "Bytes of device memory that the program may use, the driver's own included. A program that needs more is not built (E0530).",
         deepspeed: "",
         hf: "",
     },
