@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use dspc::passes::{self, Use};
+use dspc::passes::{self, Choices, Use};
 use dspc_tests::{compile, file};
 
 fn snapshot(name: &str, layer: &str, text: &str) {
@@ -18,9 +18,10 @@ fn all(name: &str) {
     let (front, lowered, spec) = (&compiled.front, &compiled.lowered, compiled.spec());
     snapshot(name, "ast", &dspc_grammar::print_tree(&front.tree, front.sources.text(front.file)));
     snapshot(name, "spec", &dspc_spec::print(spec));
-    let graph = passes::graph(spec, &front.sources, Use::Train).unwrap();
+    let choices = Choices::of(spec);
+    let graph = passes::graph(spec, &front.sources, Use::Train, choices.micro_batch).unwrap();
     snapshot(name, "graph", &dspc_graph::print_graph(&graph));
-    snapshot(name, "train", &dspc_train::print(&passes::train(spec, &front.sources).unwrap()));
+    snapshot(name, "train", &dspc_train::print(&passes::train(spec, &front.sources, choices).unwrap()));
     snapshot(name, "plan", &dspc_plan::print(&lowered.plan));
     snapshot(name, "kernels", &dspc_kernel::print(&lowered.kernels));
     snapshot(name, "schedule", &dspc_schedule::print(&lowered.program));
