@@ -94,6 +94,31 @@ fn a_run_saves_what_generation_and_resuming_need() {
     assert!(weights(folder.path()) == weights(whole.path()), "a resumed run ends with other weights");
 }
 
+/// Dropout included: the backward pass draws the numbers of the forward pass again.
+#[test]
+fn what_is_computed_again_trains_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("text.txt"), "the sun and the moon go round and round; ".repeat(40))
+        .unwrap();
+    let spec = "use std::gpt2
+data { text: [\"text.txt\"], tokenizer: \"chars\", sequence: 24, holdout: 10% }
+model = gpt2::gpt2(layers: 3, heads: 2, width: 32, vocab: data.vocab, context: data.sequence, dropout: 0.2)
+optimizer = adamw(lr: 1e-2)
+train { batch: 6, micro_batch: 3, steps: 4 }
+";
+    let trained = |recompute: &str| {
+        let name = format!("{recompute}.dsp");
+        std::fs::write(folder.path().join(&name), format!("{spec}recompute = {recompute}\n")).unwrap();
+        let (code, _, talk) = run(folder.path(), &["run", &name, "--device", "cpu"]);
+        assert_eq!(code, 0, "{talk}");
+        std::fs::read(folder.path().join(format!("runs/{recompute}/checkpoint-4/model.safetensors"))).unwrap()
+    };
+    let expected = trained("none");
+    for recompute in ["norms", "block"] {
+        assert!(trained(recompute) == expected, "{recompute}: other weights");
+    }
+}
+
 #[test]
 fn faults_of_the_data_are_coded_and_leave_nothing_behind() {
     let cases: [(&str, &str, &str, i32); 4] = [
