@@ -26,6 +26,8 @@ pub enum EntryKind {
     Evaluate,
     /// The logits of one sequence.
     Logits,
+    /// Parameters as ops read them, from those that were set; nothing where they are the same.
+    Refresh,
 }
 
 /// Which device the user asked for.

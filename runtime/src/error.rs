@@ -175,12 +175,26 @@ pub enum Error {
         path: PathBuf,
     },
     /// R0501. The loss, a gradient or a weight is not finite.
-    #[error("the {what} of step {step} is not finite")]
+    #[error("the {what} of step {step} is not finite{}", tensor.as_ref().map_or(String::new(), |t| format!(", first in the gradient of {t}")))]
     NotFinite {
         /// `loss`, `gradient` or a weight's name.
         what: String,
+        /// Where the first gradient that is not finite lies: names of parameters, in words.
+        tensor: Option<String>,
         /// The step, from 1.
         step: u64,
+        /// Newest whole checkpoint, if there is one.
+        checkpoint: Option<PathBuf>,
+    },
+    /// R0503. A gradient overflowed in half precision although the loss is scaled as little as it may be.
+    #[error("a gradient of step {step} overflows at the lowest loss scale, {scale}{}", tensor.as_ref().map_or(String::new(), |t| format!(", first in that of {t}")))]
+    ScaleExhausted {
+        /// The step, from 1.
+        step: u64,
+        /// The loss scale.
+        scale: f32,
+        /// Where the first such gradient lies: names of parameters, in words.
+        tensor: Option<String>,
         /// Newest whole checkpoint, if there is one.
         checkpoint: Option<PathBuf>,
     },
@@ -326,6 +340,7 @@ impl Error {
             Self::RunExists { .. } => "R0405",
             Self::NotFinite { .. } => "R0501",
             Self::LogitsNotFinite => "R0502",
+            Self::ScaleExhausted { .. } => "R0503",
             Self::Memory { .. } => "R0601",
             Self::Threads { .. } => "R0602",
             Self::NoLogits => "R0603",
@@ -399,6 +414,13 @@ impl Error {
                 )
             }
             Self::NotFinite { .. } => "lower the learning rate, lengthen the warm-up or set `clip`".into(),
+            Self::ScaleExhausted { checkpoint: Some(path), .. } => format!(
+                "write `precision = bf16`, or lower the learning rate or `min`, then go on from `{}` with `--resume`",
+                path.display()
+            ),
+            Self::ScaleExhausted { .. } => {
+                "write `precision = bf16`, or lower the learning rate or the loss scale's `min`".into()
+            }
             Self::LogitsNotFinite => "use an older checkpoint of the run".into(),
             Self::Memory { .. } => {
                 "lower `micro_batch`, `sequence` or the model's size; `dspc plan` shows what each costs"
@@ -451,7 +473,7 @@ impl Error {
             Self::CheckpointMissing { .. } => 5,
             Self::CheckpointDamaged { .. } | Self::CheckpointMismatch { .. } | Self::DataChanged { .. } => 7,
             Self::RunExists { .. } => 1,
-            Self::NotFinite { .. } | Self::LogitsNotFinite => 6,
+            Self::NotFinite { .. } | Self::LogitsNotFinite | Self::ScaleExhausted { .. } => 6,
             Self::Memory { .. } | Self::Threads { .. } => 5,
             Self::NoLogits => 7,
             Self::WrongLength { .. } | Self::PromptEmpty => 1,
@@ -499,10 +521,10 @@ macro_rules! pages {
     };
 }
 
-const PAGES: [(&str, &str); 38] = pages![
+const PAGES: [(&str, &str); 39] = pages![
     "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
     "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
-    "R0502", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608", "R0609", "R0610",
+    "R0502", "R0503", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608", "R0609", "R0610",
     "R0701", "R0702", "R0703", "R0704", "R0705",
 ];
 
@@ -558,10 +580,17 @@ mod tests {
             Error::RunExists { path: "runs/train".into() },
             Error::NotFinite {
                 what: "loss".into(),
+                tensor: Some("`h.3.attn.c_attn.weight`".into()),
                 step: 417,
                 checkpoint: Some("runs/train/checkpoint-400".into()),
             },
             Error::LogitsNotFinite,
+            Error::ScaleExhausted {
+                step: 417,
+                scale: 1.0,
+                tensor: Some("`h.3.attn.c_attn.weight`".into()),
+                checkpoint: Some("runs/train/checkpoint-400".into()),
+            },
             Error::Memory { needed: 40 << 30, available: 16 << 30 },
             Error::Threads { value: "two".into(), max: 1024 },
             Error::NoLogits,

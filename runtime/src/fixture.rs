@@ -56,6 +56,7 @@ impl Builder {
             train: Entry::default(),
             evaluate: Entry::default(),
             logits: None,
+            refresh: None,
         };
         Self { program, source: "#include <stdint.h>\n#include <math.h>\n".into() }
     }

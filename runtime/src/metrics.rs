@@ -19,6 +19,8 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loss_scale: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_second: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) eval_loss: Option<f64>,

@@ -2,7 +2,7 @@
 //!
 //! Knows what each buffer is for; reads no file and writes none.
 
-use crate::device::{Device, EntryKind};
+use crate::device::{Device, EntryKind, element_bytes};
 use crate::error::Error;
 use crate::{initial, tables};
 use dspc_program::{Action, Arg, BufferId, ElementType, Entry, Formula, Instruction, Place, Program, Role};
@@ -21,6 +21,12 @@ pub struct StepStats {
     pub learning_rate: f64,
     /// Loss and gradients were finite, and the update was made.
     pub finite: bool,
+    /// What the next step's loss is scaled by, in half precision.
+    pub loss_scale: Option<f32>,
+    /// An overflow at the lowest loss scale: no further step can do better.
+    pub scale_exhausted: bool,
+    /// The first row of [`dspc_program::GRADIENT_GRID`] gradient elements that has no finite sum of squares; [`Session::at_grid_row`] names what lies there.
+    pub first_bad: Option<u64>,
 }
 
 /// A program on a device.
@@ -38,6 +44,8 @@ pub struct Session {
     words: Vec<(BufferId, u64)>,
     /// The last applied step that every table has an element for.
     planned: u64,
+    /// Parameters were set, and what ops read of them is older.
+    stale: bool,
 }
 
 /// The buffers of each role that an entry uses.
@@ -51,6 +59,9 @@ struct Buffers {
     loss: Option<BufferId>,
     grad_norm: Option<BufferId>,
     finite: Option<BufferId>,
+    loss_scale: Option<BufferId>,
+    scale_exhausted: Option<BufferId>,
+    first_bad: Option<BufferId>,
     logits: Option<BufferId>,
 }
 
@@ -84,6 +95,7 @@ impl Session {
             planned: planned(&program),
             words: Vec::new(),
             under_way: 0,
+            stale: program.refresh.is_some(),
             device: Box::new(device),
             program,
             attempted: 0,
@@ -98,7 +110,21 @@ impl Session {
         for table in &self.program.tables {
             let elements = self.program.buffers[table.buffer.0 as usize].elements;
             let contents = tables::contents(&table.formula, &self.program.training.schedule, elements);
-            self.device.write(table.buffer, 0, bytemuck::cast_slice(&contents))?;
+            match self.program.buffers[table.buffer.0 as usize].dtype {
+                ElementType::I32 => {
+                    let whole: Vec<i32> = contents.iter().map(|&x| x as i32).collect();
+                    self.device.write(table.buffer, 0, bytemuck::cast_slice(&whole))?;
+                }
+                _ => self.device.write(table.buffer, 0, bytemuck::cast_slice(&contents))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what ops read of the parameters up to date.
+    fn refresh(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.stale) && self.program.refresh.is_some() {
+            self.device.run(EntryKind::Refresh)?;
         }
         Ok(())
     }
@@ -142,6 +168,7 @@ impl Session {
         let (rows, accumulation, seed) = (training.micro_batch, training.accumulation, training.seed);
         let micro = (rows * self.program.data.sequence) as usize;
         self.check_ids(tokens, targets, micro * accumulation as usize)?;
+        self.refresh()?;
         let step = self.attempted + 1;
         let counted = targets.iter().filter(|&&t| t >= 0).count();
         let device = &mut self.device;
@@ -204,7 +231,17 @@ impl Session {
             tables::learning_rate(&self.program.training.schedule, self.applied.min(self.planned));
         self.applied += u64::from(applied);
         let finite = applied && f32::is_finite(loss) && grad_norm.is_none_or(f32::is_finite);
-        StepStats { step, loss, grad_norm, learning_rate, finite }
+        let first_bad = one(self.train.first_bad).filter(|row| *row >= 0.0).map(|row| row as u64);
+        StepStats {
+            step,
+            loss,
+            grad_norm,
+            learning_rate,
+            finite,
+            loss_scale: one(self.train.loss_scale),
+            scale_exhausted: one(self.train.scale_exhausted).is_some_and(|flag| flag != 0.0),
+            first_bad,
+        }
     }
 
     /// Mean loss of one micro-batch of `micro_batch · sequence` ids; a target below 0 is not counted.
@@ -218,6 +255,7 @@ impl Session {
         write_all(&mut self.device, &self.evaluate.tokens, 0, tokens)?;
         write_all(&mut self.device, &self.evaluate.targets, 0, targets)?;
         write_all(&mut self.device, &self.evaluate.inverse_targets, 0, &[inverse(counted)])?;
+        self.refresh()?;
         self.device.run(EntryKind::Evaluate)?;
         self.evaluate.loss.map_or(Ok(0.0), |buffer| self.read_f32(buffer, 0))
     }
@@ -237,6 +275,7 @@ impl Session {
         let mut padded = ids.to_vec();
         padded.resize(sequence, 0);
         write_all(&mut self.device, &self.logits.tokens, 0, &padded)?;
+        self.refresh()?;
         self.device.run(EntryKind::Logits)?;
         let vocab = self.program.data.vocab;
         let mut out = vec![0f32; vocab as usize];
@@ -268,8 +307,45 @@ impl Session {
         let buffer = self.program.buffers.iter().position(|b| b.name == name);
         let buffer = buffer.ok_or_else(|| malformed(format!("no buffer `{name}`")))?;
         let mut out = vec![0f32; param.dims.iter().product::<u64>() as usize];
-        self.device.read(BufferId(buffer as u32), param.slot, 0, bytemuck::cast_slice_mut(&mut out))?;
+        let id = BufferId(buffer as u32);
+        if self.program.buffers[buffer].dtype == ElementType::Bf16 {
+            let mut stored = vec![half::bf16::ZERO; out.len()];
+            self.device.read(id, param.slot, 0, bytemuck::cast_slice_mut(&mut stored))?;
+            out.iter_mut().zip(stored).for_each(|(x, stored)| *x = stored.to_f32());
+        } else {
+            self.device.read(id, param.slot, 0, bytemuck::cast_slice_mut(&mut out))?;
+        }
         Ok(out)
+    }
+
+    /// The parameters whose gradients lie in a row of the grid on which the norm is summed, in order.
+    pub fn at_grid_row(&self, row: u64) -> Vec<&str> {
+        let buffers = &self.program.buffers;
+        let params = self.program.params.iter();
+        let mut gradients: Vec<_> = params
+            .filter_map(|param| {
+                let name = format!("{}.grad", buffers[param.buffer.0 as usize].name);
+                let buffer = buffers.iter().find(|b| b.name == name)?;
+                Some((buffer.within?, buffer, param))
+            })
+            .collect();
+        gradients.sort_by_key(|(whole, buffer, param)| (*whole, buffer.offset + param.slot * buffer.stride));
+        let (mut wholes, mut end) = (std::collections::BTreeMap::new(), 0);
+        for (whole, ..) in &gradients {
+            wholes.entry(*whole).or_insert_with(|| {
+                let start = end;
+                end += buffers[whole.0 as usize].elements;
+                start
+            });
+        }
+        let first = row.saturating_mul(dspc_program::GRADIENT_GRID);
+        let last = first.saturating_add(dspc_program::GRADIENT_GRID);
+        let here = gradients.iter().filter(|(whole, buffer, param)| {
+            let bytes = buffer.offset - buffers[whole.0 as usize].offset + param.slot * buffer.stride;
+            let start = wholes[whole] + bytes / element_bytes(buffer.dtype);
+            start < last && start + buffer.elements > first
+        });
+        here.map(|(_, _, param)| param.name.as_str()).collect()
     }
 
     /// Sets the elements of a parameter.
@@ -282,6 +358,7 @@ impl Session {
         if values.len() as u64 != param.dims.iter().product::<u64>() {
             return Err(malformed(format!("`{}` does not have {} elements", param.name, values.len())));
         }
+        self.stale = true;
         self.device.write(param.buffer, param.slot, bytemuck::cast_slice(values))
     }
 
@@ -371,7 +448,11 @@ fn check(program: &Program) -> Result<(), String> {
     fits(&in_evaluate.tokens, ElementType::I32, micro, 1)?;
     fits(&in_evaluate.targets, ElementType::I32, micro, 1)?;
     for table in &program.tables {
-        let held = program.buffers.get(table.buffer.0 as usize).is_some_and(|b| b.dtype == ElementType::F32);
+        let held = program.buffers.get(table.buffer.0 as usize).is_some_and(|b| match b.dtype {
+            ElementType::F32 => true,
+            ElementType::I32 => matches!(table.formula, Formula::Constant(_)),
+            ElementType::Bf16 | ElementType::F16 => false,
+        });
         if !held {
             return Err("a table does not fit its buffer".into());
         }
@@ -409,6 +490,9 @@ impl Buffers {
             loss: one(Role::Loss),
             grad_norm: one(Role::GradNorm),
             finite: one(Role::Finite),
+            loss_scale: one(Role::LossScale),
+            scale_exhausted: one(Role::ScaleExhausted),
+            first_bad: one(Role::FirstBad),
             logits: one(Role::Logits),
         }
     }
@@ -421,7 +505,9 @@ impl Buffers {
             let slots = program.buffers[buffer.0 as usize].slots.min(program.training.accumulation);
             (0..slots).map(move |slot| (buffer, slot))
         });
-        losses.chain(self.grad_norm.map(|b| (b, 0))).chain(self.finite.map(|b| (b, 0))).collect()
+        let scalars =
+            [self.grad_norm, self.finite, self.loss_scale, self.scale_exhausted, self.first_bad];
+        losses.chain(scalars.into_iter().flatten().map(|b| (b, 0))).collect()
     }
 }
 

@@ -248,8 +248,21 @@ impl Run<'_> {
         if stats.finite {
             return Ok(stats);
         }
-        let what = if stats.loss.is_finite() { "gradient" } else { "loss" };
-        Err(Error::NotFinite { what: what.into(), step: stats.step, checkpoint: self.newest() })
+        let (step, checkpoint) = (stats.step, self.newest());
+        let tensor = stats.first_bad.and_then(|row| log::names(&self.session.at_grid_row(row)));
+        match stats.loss_scale {
+            Some(scale) if stats.scale_exhausted => {
+                Err(Error::ScaleExhausted { step, scale, tensor, checkpoint })
+            }
+            Some(scale) => {
+                self.reporter.line(&log::skipped(step, tensor.as_deref(), scale));
+                Ok(stats)
+            }
+            None => {
+                let what = if stats.loss.is_finite() { "gradient" } else { "loss" };
+                Err(Error::NotFinite { what: what.into(), tensor, step, checkpoint })
+            }
+        }
     }
 
     fn say_first_step(&mut self) {
@@ -275,7 +288,8 @@ impl Run<'_> {
             step: stats.step,
             epoch: self.epoch(),
             loss: Some(reading.loss),
-            grad_norm: stats.grad_norm.map(f64::from),
+            grad_norm: stats.grad_norm.filter(|norm| norm.is_finite()).map(f64::from),
+            loss_scale: stats.loss_scale.map(f64::from),
             learning_rate: Some(stats.learning_rate),
             tokens_per_second: Some(reading.tokens_per_second),
             eval_loss: None,
@@ -305,7 +319,7 @@ impl Run<'_> {
         for (index, param) in self.artifact.program.params.iter().enumerate() {
             if self.session.param(index)?.iter().any(|x| !x.is_finite()) {
                 let (what, step) = (format!("weight `{}`", param.name), self.session.steps().0);
-                return Err(Error::NotFinite { what, step, checkpoint: self.newest() });
+                return Err(Error::NotFinite { what, tensor: None, step, checkpoint: self.newest() });
             }
         }
         let keep = self.artifact.program.training.checkpoint_keep;

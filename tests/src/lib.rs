@@ -118,7 +118,8 @@ pub fn fill_tables(machine: &mut Machine, program: &Program) {
                 let (angle, first) = angle(base, cols, e);
                 Some(if first { -angle.sin() } else { angle.sin() })
             }
-            Formula::LearningRate | Formula::BiasCorrection { .. } | Formula::Constant(_) => None,
+            Formula::Constant(x) => Some(x),
+            Formula::LearningRate | Formula::BiasCorrection { .. } => None,
         };
         let values: Option<Vec<f64>> = (0..buffer.elements).map(value).collect();
         if let Some(values) = values {

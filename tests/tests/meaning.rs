@@ -11,6 +11,8 @@ use dspc_schedule::Machine;
 use dspc_tests::{Compiled, compile_for, file, fill, fill_params, hash, hashed, read, scale_and_offset};
 
 const IDS: u64 = 1000;
+/// The first loss scale of half precision.
+const SCALE: f64 = 65536.0;
 
 struct Batch {
     tokens: Vec<Vec<f64>>,
@@ -62,6 +64,7 @@ fn by_graph(compiled: &Compiled, batch: &Batch) -> (f64, Vec<(String, Vec<f64>)>
             targets: Tensor { dims: dims.to_vec(), data: targets.clone() },
             inv_targets: batch.inv_targets,
             rng: [7, 0, 3, micro as u32 * dims[0] as u32],
+            loss_scale: SCALE,
             params: params.clone(),
         };
         let results = interpret(&train.graph, &inputs);
@@ -112,7 +115,9 @@ fn program_means_graph(compiled: &Compiled) {
         assert_close(name, &read(&machine, &buffer, param.slot), expected);
     }
     let norm = gradients.iter().flat_map(|(_, g)| g).map(|x| x * x).sum::<f64>().sqrt();
-    assert_close("norm", &read(&machine, "grad_norm", 0), &[norm]);
+    let scale = if machine.buffer("loss_scale").is_some() { SCALE } else { 1.0 };
+    assert_close("norm", &read(&machine, "grad_norm", 0), &[norm / scale]);
+    assert_eq!(read(&machine, "first_bad", 0), [-1.0]);
     assert_gaps_are_zero(&machine);
 }
 
@@ -132,8 +137,17 @@ fn after_a_step<'c>(compiled: &'c Compiled, batch: &Batch) -> Machine<'c> {
         fill(&mut machine, table, 0, &vec![0.5; program.training.steps as usize]);
     }
     dspc_tests::fill_tables(&mut machine, program);
+    if let Some(refresh) = &program.refresh {
+        machine.run(&refresh.body, 0, 0);
+    }
     machine.run(&program.train.body, 0, 0);
     machine
+}
+
+/// A small spec in another precision.
+fn in_precision(precision: &str, path: &str) -> Compiled {
+    let text = std::fs::read_to_string(file(path)).unwrap();
+    compile_text(&file(path), &format!("{text}\nprecision = {precision}\n"))
 }
 
 /// What lies behind a parameter in its flat range stays zero through the update, as do its gradient and moments.
@@ -183,6 +197,23 @@ fn gpt2_with_two_micro_batches() {
 #[test]
 fn llama() {
     means("suite/layers/llama.dsp", &[]);
+}
+
+#[test]
+fn sixteen_bits() {
+    for precision in ["bf16", "bf16(accumulate: bf16)", "fp16", "fp16(loss_scale: 65536)"] {
+        for path in ["suite/layers/bigram.dsp", "suite/layers/gpt2.dsp", "suite/layers/llama.dsp"] {
+            program_means_graph(&in_precision(precision, path));
+        }
+    }
+}
+
+#[test]
+fn dropout_in_sixteen_bits() {
+    let text = std::fs::read_to_string(file("suite/layers/gpt2.dsp")).unwrap();
+    let text = text.replace("context: 4)", "context: 4, dropout: 0.3)");
+    let text = format!("{text}\nprecision = bf16\n");
+    program_means_graph(&compile_text(&file("suite/layers/gpt2.dsp"), &text));
 }
 
 /// Three turns of saved and carried values, a sequence shorter than the context, one micro-batch.

@@ -135,7 +135,10 @@ impl<'a> Contents<'a> {
         for (index, buffer) in self.program.buffers.iter().enumerate() {
             let slots = match (self.kind, buffer.role) {
                 (EntryKind::Train, Role::Loss) if cut_short => buffer.slots.min(MICRO_BATCHES_MAX),
-                (EntryKind::Train, Role::Loss | Role::GradNorm | Role::Finite) => buffer.slots,
+                (
+                    EntryKind::Train,
+                    Role::Loss | Role::GradNorm | Role::Finite | Role::ScaleExhausted | Role::FirstBad,
+                ) => buffer.slots,
                 (EntryKind::Evaluate, Role::Loss) | (EntryKind::Logits, Role::Logits) => 1,
                 _ => 0,
             };
@@ -165,7 +168,14 @@ impl Held {
 fn may_write(kind: EntryKind, role: Role) -> bool {
     match role {
         Role::Inner | Role::Loss | Role::GradNorm | Role::Finite | Role::Logits => true,
-        Role::Param | Role::Moment | Role::AppliedSteps => kind == EntryKind::Train,
+        Role::Param
+        | Role::Moment
+        | Role::AppliedSteps
+        | Role::LossScale
+        | Role::CleanSteps
+        | Role::Hysteresis
+        | Role::ScaleExhausted
+        | Role::FirstBad => kind == EntryKind::Train,
         Role::Tokens | Role::Targets | Role::InvTargets | Role::Rng | Role::Table => false,
     }
 }

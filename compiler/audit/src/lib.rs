@@ -56,6 +56,8 @@ pub(crate) enum EntryKind {
     Evaluate,
     /// [`Program::logits`]
     Logits,
+    /// [`Program::refresh`]
+    Refresh,
 }
 
 impl EntryKind {
@@ -64,13 +66,16 @@ impl EntryKind {
             Self::Train => "train",
             Self::Evaluate => "evaluate",
             Self::Logits => "logits",
+            Self::Refresh => "refresh",
         }
     }
 }
 
 pub(crate) fn entries(program: &Program) -> impl Iterator<Item = (EntryKind, &Entry)> {
     let two = [(EntryKind::Train, &program.train), (EntryKind::Evaluate, &program.evaluate)];
-    two.into_iter().chain(program.logits.as_ref().map(|entry| (EntryKind::Logits, entry)))
+    let logits = program.logits.as_ref().map(|entry| (EntryKind::Logits, entry));
+    let refresh = program.refresh.as_ref().map(|entry| (EntryKind::Refresh, entry));
+    two.into_iter().chain(logits).chain(refresh)
 }
 
 /// One walk in issue order feeds the proofs that depend on it.

@@ -83,8 +83,10 @@ fn check_buffer(program: &Program, buffer: &Buffer, findings: &mut Findings) {
 pub(crate) fn outlives_entries(role: Role) -> bool {
     match role {
         Role::Param | Role::Moment | Role::Table | Role::AppliedSteps => true,
+        Role::LossScale | Role::CleanSteps | Role::Hysteresis => true,
         Role::Tokens | Role::Targets | Role::InvTargets | Role::Rng => true,
         Role::Inner | Role::Loss | Role::GradNorm | Role::Finite | Role::Logits => false,
+        Role::ScaleExhausted | Role::FirstBad => false,
     }
 }
 
@@ -174,6 +176,11 @@ fn check_params(program: &Program, findings: &mut Findings) {
     }
 }
 
+/// A table, or a counter whose first value is one.
+fn begins_as_table(role: Role) -> bool {
+    matches!(role, Role::Table | Role::LossScale | Role::Hysteresis)
+}
+
 fn check_tables(program: &Program, findings: &mut Findings) {
     let mut filled = HashSet::new();
     for table in &program.tables {
@@ -181,14 +188,14 @@ fn check_tables(program: &Program, findings: &mut Findings) {
             None => {
                 findings.add(Rule::TableBuffer, "tables", format!("there is no buffer {}", table.buffer.0))
             }
-            Some(buffer) if buffer.role != Role::Table => {
+            Some(buffer) if !begins_as_table(buffer.role) => {
                 findings.add(Rule::TableBuffer, &buffer.name, format!("its role is {:?}", buffer.role));
             }
             Some(_) => drop(filled.insert(table.buffer.0 as usize)),
         }
     }
     for (index, buffer) in program.buffers.iter().enumerate() {
-        if buffer.role == Role::Table && !filled.contains(&index) {
+        if begins_as_table(buffer.role) && !filled.contains(&index) {
             findings.add(Rule::TableBuffer, &buffer.name, "no table fills it");
         }
     }

@@ -250,6 +250,7 @@ fn sane() -> Program {
         train: Entry { body: train, peak_bytes },
         evaluate: Entry { body: evaluate, peak_bytes },
         logits: None,
+        refresh: None,
     }
 }
 

@@ -103,7 +103,20 @@ pub fn graph(
 ) -> Result<Graph, Vec<Diagnostic>> {
     let batch = if purpose == Use::Generate { 1 } else { micro_batch };
     let options = Elaborate { train: purpose == Use::Train };
-    elaborate(spec, sources, batch, spec.settings.data.sequence.value, options)
+    let graph = elaborate(spec, sources, batch, spec.settings.data.sequence.value, options)?;
+    Ok(match purpose {
+        Use::Train => graph, // stored with its gradients, in `train`
+        Use::Evaluate | Use::Generate => {
+            let stored =
+                dspc_train::store_forward(graph, &spec.settings.precision.value, purpose == Use::Generate);
+            verified("graph", dspc_graph::verify(&stored).map_err(first_fault));
+            stored
+        }
+    })
+}
+
+fn first_fault(faults: Vec<dspc_graph::Fault>) -> String {
+    faults.into_iter().next().map_or(String::new(), |fault| fault.message)
 }
 
 /// Every layer from the graph on.
@@ -121,11 +134,15 @@ pub fn train(spec: &Spec, sources: &SourceMap, choices: Choices) -> Result<Train
     let graph = graph(spec, sources, Use::Train, choices.micro_batch)?;
     let settings = &spec.settings;
     let optimizer = settings.optimizer.value.clone();
-    let train = dspc_train::differentiate(graph, optimizer, settings.train.clip.value).map_err(|reason| {
+    let precision = settings.precision.value.clone();
+    let train = dspc_train::differentiate(graph, optimizer, settings.train.clip.value, precision);
+    let train = train.map_err(|reason| {
         let help = "give the model a `param` that its loss depends on";
         vec![Diagnostic::error("E0450", reason.to_string(), spec.model.span, "this model").help(help)]
     })?;
-    Ok(dspc_train::recompute(train, choices.recompute))
+    let stored = dspc_train::store(train);
+    verified("train", dspc_graph::verify(&stored.graph).map_err(first_fault));
+    Ok(dspc_train::recompute(stored, choices.recompute))
 }
 
 /// Spec to program for one device, without machine code.

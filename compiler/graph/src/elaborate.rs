@@ -226,5 +226,6 @@ fn input_key(input: Input) -> u8 {
         Input::Targets => 1,
         Input::InvTargets => 2,
         Input::Rng => 3,
+        Input::LossScale => 4,
     }
 }

@@ -56,6 +56,8 @@ pub struct Inputs {
     pub inv_targets: f64,
     /// `[seed low, seed high, step, first sample]`
     pub rng: [u32; 4],
+    /// The loss's own gradient where the graph asks for it.
+    pub loss_scale: f64,
     /// By [`crate::ir::ParamId`]; one tensor a turn, one in all outside a repeat.
     pub params: Vec<Vec<Tensor>>,
 }
@@ -114,6 +116,7 @@ fn input_tensor(inputs: &Inputs, input: Input, turn: Option<u64>) -> Tensor {
         Input::Tokens => inputs.tokens.clone(),
         Input::Targets => inputs.targets.clone(),
         Input::InvTargets => Tensor::scalar(inputs.inv_targets),
+        Input::LossScale => Tensor::scalar(inputs.loss_scale),
         Input::Rng => {
             let mut words: Vec<f64> = inputs.rng.iter().map(|w| f64::from(*w)).collect();
             words.push(turn.unwrap_or(0) as f64);
@@ -127,14 +130,34 @@ fn input_tensor(inputs: &Inputs, input: Input, turn: Option<u64>) -> Tensor {
 /// # Panics
 /// Where the graph was not verified, or a tensor of `inputs` has other dims than its value.
 pub fn interpret(graph: &Graph, inputs: &Inputs) -> Results {
-    let mut machine = Machine { graph, inputs, results: Results::default() };
+    run(graph, inputs, Stored::Exactly)
+}
+
+/// Runs a verified graph, each float rounded to the type that it is stored in: what a machine without fusion would hold, but for the order of its sums.
+///
+/// # Panics
+/// Likewise.
+pub fn interpret_as_stored(graph: &Graph, inputs: &Inputs) -> Results {
+    run(graph, inputs, Stored::AsTyped)
+}
+
+fn run(graph: &Graph, inputs: &Inputs, stored: Stored) -> Results {
+    let mut machine = Machine { graph, inputs, stored, results: Results::default() };
     machine.run(&graph.body, None);
     machine.results
+}
+
+/// What becomes of a result before the next op reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Exactly,
+    AsTyped,
 }
 
 struct Machine<'a> {
     graph: &'a Graph,
     inputs: &'a Inputs,
+    stored: Stored,
     results: Results,
 }
 
@@ -146,6 +169,7 @@ impl Machine<'_> {
                     let operands: Vec<Tensor> = node.inputs.iter().map(|v| self.read(*v, turn)).collect();
                     let results = node.op.evaluate(&operands.iter().collect::<Vec<_>>());
                     for (value, result) in node.outputs.iter().zip(results) {
+                        let result = self.stored(*value, result);
                         self.results.values.insert((*value, turn), result);
                     }
                 }
@@ -170,7 +194,17 @@ impl Machine<'_> {
     }
 
     fn read(&self, value: ValueId, turn: Option<u64>) -> Tensor {
-        self.results.operand(self.graph, self.inputs, value, turn)
+        self.stored(value, self.results.operand(self.graph, self.inputs, value, turn))
+    }
+
+    fn stored(&self, value: ValueId, tensor: Tensor) -> Tensor {
+        match self.stored {
+            Stored::Exactly => tensor,
+            Stored::AsTyped => {
+                let dtype = self.graph.ty(value).dtype;
+                tensor.map(|x| dtype.round(x))
+            }
+        }
     }
 }
 

@@ -28,6 +28,27 @@ impl DType {
             DType::Bf16 | DType::F16 => 2,
         }
     }
+
+    /// The number of this type that is nearest, ties to the even one; a float past the largest is infinite.
+    pub fn round(self, x: f64) -> f64 {
+        match self {
+            DType::F32 => f64::from(x as f32),
+            DType::Bf16 => round_to(x, 8, -126, 127),
+            DType::F16 => round_to(x, 11, -14, 15),
+            DType::I32 => x,
+        }
+    }
+}
+
+/// To `digits` binary digits, fewer below 2^`least`; infinite above 2^(`most` + 1).
+fn round_to(x: f64, digits: i32, least: i32, most: i32) -> f64 {
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let exponent = libm::ilogb(x).max(least);
+    let ulp = libm::ldexp(1.0, exponent + 1 - digits);
+    let rounded = libm::rint(x / ulp) * ulp;
+    if rounded.abs() >= libm::ldexp(1.0, most + 1) { f64::INFINITY.copysign(x) } else { rounded }
 }
 
 impl fmt::Display for DType {
@@ -193,6 +214,8 @@ pub enum Input {
     InvTargets,
     /// `i32 [4]`: seed low, seed high, step attempted, first sample of the micro-batch. Drives Philox.
     Rng,
+    /// `f32` scalar: the loss's own gradient, in half precision. The optimizer step keeps it, not the runtime.
+    LossScale,
 }
 
 /// A table that is a function of its shape alone; the runtime computes it once, in f64.
@@ -433,5 +456,26 @@ impl Graph {
     /// Elements of all parameters, over all turns.
     pub fn param_elements(&self) -> u64 {
         self.params.iter().map(Param::elements_total).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DType;
+
+    #[test]
+    fn sixteen_bits_round_to_the_nearest_and_to_even() {
+        let bf16 = |x: f64| DType::Bf16.round(x);
+        assert_eq!(bf16(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(bf16(1.0 + 3.0 / 256.0), 1.0 + 2.0 / 128.0);
+        assert_eq!(bf16(1.0 + 1.1 / 256.0), 1.0 + 1.0 / 128.0);
+        assert_eq!(bf16(3.4e38), f64::INFINITY);
+        assert_eq!(bf16(-1e-45), 0.0);
+        let f16 = |x: f64| DType::F16.round(x);
+        assert_eq!((f16(65504.0), f16(65519.0), f16(65520.0)), (65504.0, 65504.0, f64::INFINITY));
+        assert_eq!(f16(1.0 + 1.0 / 2048.0), 1.0);
+        assert_eq!(f16(2f64.powi(-24)), 2f64.powi(-24));
+        assert_eq!(f16(2f64.powi(-25)), 0.0);
+        assert!(f16(f64::NAN).is_nan() && f16(f64::NEG_INFINITY) == f64::NEG_INFINITY);
     }
 }

@@ -1,7 +1,8 @@
 //! The graph's verifier: a bug of ours found before it becomes wrong numbers.
 //!
 //! Checks
-//! - every op's result types are what the op infers from its operands' types;
+//! - every op's results have the dims that the op infers from its operands', and are ids or floats as it says; a float may be stored in any float type, but
+//!   a view is of its operand's type, and what a kernel reads through one type is of one type;
 //! - every value is written once, and before it is read; a repeat's body reads its own values, those before the repeat, and those of the
 //!   repeat it mirrors;
 //! - what a repeat carries keeps its type: before, in a turn, after a turn, after the last;
@@ -13,7 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ir::{Block, Def, Graph, OpNode, Repeat, RepeatId, Step, ValueId};
+use crate::form::Form;
+use crate::ir::{Block, DType, Def, Graph, OpNode, Repeat, RepeatId, Step, TensorType, ValueId};
 
 /// A broken invariant; a bug of the compiler, never of the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,9 +125,15 @@ impl Checker<'_> {
             match node.op.infer(&types) {
                 Err(error) => self.fault(format!("`{by}`: {}", error.message)),
                 Ok(types) => {
-                    let found: Vec<_> = node.outputs.iter().map(|v| self.graph.ty(*v).clone()).collect();
-                    if found != types {
+                    let found: Vec<&TensorType> = node.outputs.iter().map(|v| self.graph.ty(*v)).collect();
+                    let fits = |(found, inferred): (&&TensorType, &TensorType)| {
+                        let ids = |ty: &TensorType| ty.dtype == DType::I32;
+                        found.dims == inferred.dims && ids(found) == ids(inferred)
+                    };
+                    if found.len() != types.len() || !found.iter().zip(&types).all(fits) {
                         self.fault(format!("`{by}` does not have the type that `{}` yields", node.op.name()));
+                    } else if let Some(what) = storage_fault(node, self.graph) {
+                        self.fault(format!("`{by}`: {what}"));
                     }
                 }
             }
@@ -178,6 +186,32 @@ impl Checker<'_> {
             Some(loss) if !self.graph.ty(loss).dims.is_empty() => self.fault("the loss is no scalar".into()),
             Some(_) | None => {}
         }
+    }
+}
+
+/// What the op's kernel does not accept about the types that its operands and results are stored in.
+fn storage_fault(node: &OpNode, graph: &Graph) -> Option<&'static str> {
+    let types = |values: &[ValueId]| values.iter().map(|v| graph.ty(*v)).collect::<Vec<_>>();
+    let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+    let same = |types: &[&TensorType]| types.iter().all(|ty| ty.dtype == types[0].dtype);
+    let f32 = |ty: &TensorType| ty.dtype == DType::F32;
+    match node.op.form(&inputs, &outputs) {
+        Form::Row(_) => None,
+        Form::Contract { .. } => (!same(&inputs)).then_some("the factors are of two types"),
+        Form::Attention(_) => {
+            let of_one_type = same(&[inputs[0], inputs[1], inputs[2], outputs[0]]) && f32(outputs[1]);
+            (!of_one_type).then_some("q, k, v and the result are of one type, the statistics f32")
+        }
+        Form::AttentionBackward(_) => {
+            let tensors = [&inputs[..4], &inputs[5..], &outputs].concat();
+            let of_one_type = same(&tensors) && f32(inputs[4]);
+            (!of_one_type).then_some("the tensors and their gradients are of one type, the statistics f32")
+        }
+        Form::View(_) | Form::Concat { .. } | Form::Pad { .. } => {
+            let whole = [&inputs[..], &outputs].concat();
+            (!same(&whole)).then_some("what is not computed keeps its type")
+        }
+        Form::ScatterAdd => (!f32(outputs[0])).then_some("rows are added in f32"),
     }
 }
 

@@ -57,6 +57,7 @@ pub fn kernels(plan: &Plan, family: Family) -> Kernels {
         body: micro_batch,
     }));
     train.extend(update::lower_update(plan, &state, &mut pool));
+    let refresh = update::lower_refresh(&state, &mut pool);
     Kernels {
         name: plan.name.clone(),
         family,
@@ -65,5 +66,6 @@ pub fn kernels(plan: &Plan, family: Family) -> Kernels {
         train,
         evaluate,
         logits,
+        refresh,
     }
 }

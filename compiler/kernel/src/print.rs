@@ -25,8 +25,11 @@ pub fn print(kernels: &Kernels) -> String {
             Kernel::Product(k) => print_product(k, &mut out),
         }
     }
+    let refresh = (!kernels.refresh.is_empty()).then_some(("refresh", &kernels.refresh));
     for (name, steps) in
         [("train", &kernels.train), ("evaluate", &kernels.evaluate), ("logits", &kernels.logits)]
+            .into_iter()
+            .chain(refresh)
     {
         let _ = writeln!(out, "\n{name}");
         print_steps(kernels, steps, 1, &mut out);

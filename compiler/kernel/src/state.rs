@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use dspc_graph::ir::{DType, Input, ParamId, Table, TensorType};
 use dspc_plan::{Batch, Plan};
+use dspc_train::Storage;
+use dspc_train::optimizer::scaler::Scaling;
 
 use crate::pool::Pool;
 use crate::steps::{StorageId, StorageKind, TableKind, Within};
@@ -21,12 +23,17 @@ pub(crate) struct State {
     pub inv_targets: StorageId,
     pub rng: StorageId,
     pub loss: StorageId,
+    /// In half precision.
+    pub loss_scale: Option<StorageId>,
     pub batch: Batch,
     tables: BTreeMap<String, StorageId>,
 }
 
 pub(crate) struct GroupState {
+    /// What ops read.
     pub parameters: StorageId,
+    /// What the optimizer updates, in f32: the parameters themselves where they are f32.
+    pub masters: StorageId,
     pub gradients: StorageId,
     pub moments: [StorageId; 2],
     pub elements: u64,
@@ -35,9 +42,22 @@ pub(crate) struct GroupState {
 
 impl State {
     pub fn new(plan: &Plan, pool: &mut Pool) -> Self {
-        let groups: Vec<GroupState> = plan.partition.groups.iter().map(|g| group_state(g, pool)).collect();
-        let params = parts(plan, &groups, pool, |g| g.parameters, "", StorageKind::Param);
+        let storage = Storage::of(&plan.train.precision);
+        let groups: Vec<GroupState> =
+            plan.partition.groups.iter().map(|g| group_state(g, storage, pool)).collect();
+        let masters = parts(plan, &groups, pool, |g| g.masters, "", StorageKind::Param);
+        let params = if storage.has_masters() {
+            let suffix = format!(".{}", storage.compute);
+            parts(plan, &groups, pool, |g| g.parameters, &suffix, |_| StorageKind::Parameters)
+        } else {
+            masters
+        };
         let gradients = parts(plan, &groups, pool, |g| g.gradients, ".grad", |_| StorageKind::Gradients);
+        let loss_scale = match Scaling::of(&plan.train.precision) {
+            Scaling::None => None,
+            Scaling::Static(scale) => Some(StorageKind::Table(TableKind::Constant(scale))),
+            Scaling::Dynamic(scaler) => Some(StorageKind::LossScale { start: scaler.start }),
+        };
         let slots = plan.batch.accumulation;
         let ids = input_type(plan).elements();
         Self {
@@ -49,6 +69,7 @@ impl State {
             inv_targets: pool.storage("inv_targets", DType::F32, 1, 1, StorageKind::InvTargets),
             rng: pool.storage("rng", DType::I32, 4, slots, StorageKind::Rng),
             loss: pool.storage("loss", DType::F32, 1, slots, StorageKind::Loss),
+            loss_scale: loss_scale.map(|kind| pool.storage("loss_scale", DType::F32, 1, 1, kind)),
             batch: plan.batch,
             tables: BTreeMap::new(),
         }
@@ -60,6 +81,10 @@ impl State {
             Input::Targets => self.targets,
             Input::InvTargets => self.inv_targets,
             Input::Rng => self.rng,
+            Input::LossScale => match self.loss_scale {
+                Some(scale) => scale,
+                None => unreachable!("only half precision asks for a loss scale"),
+            },
         }
     }
 
@@ -80,14 +105,20 @@ fn input_type(plan: &Plan) -> TensorType {
     tokens.map_or_else(|| TensorType { dtype: DType::I32, dims: vec![] }, |v| v.ty.clone())
 }
 
-fn group_state(group: &dspc_plan::Group, pool: &mut Pool) -> GroupState {
+fn group_state(group: &dspc_plan::Group, storage: Storage, pool: &mut Pool) -> GroupState {
     let name = &group.name;
     let mut flat =
-        |what: &str, kind| pool.storage(&format!("{what}.{name}"), DType::F32, group.elements, 1, kind);
+        |what: &str, dtype, kind| pool.storage(&format!("{what}.{name}"), dtype, group.elements, 1, kind);
+    let parameters = flat("params", storage.compute, StorageKind::Parameters);
+    let masters = match storage.has_masters() {
+        true => flat("masters", DType::F32, StorageKind::Masters),
+        false => parameters,
+    };
     GroupState {
-        parameters: flat("params", StorageKind::Parameters),
-        gradients: flat("grads", StorageKind::Gradients),
-        moments: [flat("m", StorageKind::Moments), flat("v", StorageKind::Moments)],
+        parameters,
+        masters,
+        gradients: flat("grads", storage.accumulate, StorageKind::Gradients),
+        moments: ["m", "v"].map(|what| flat(what, DType::F32, StorageKind::Moments)),
         elements: group.elements,
         decay: group.decay,
     }

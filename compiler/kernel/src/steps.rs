@@ -13,7 +13,7 @@ pub struct StorageId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct KernelIndex(pub u32);
 
-/// The kernel layer's result: distinct kernels, storages, and three programs over them.
+/// The kernel layer's result: distinct kernels, storages, and the programs over them.
 #[derive(Clone, Debug, Default)]
 pub struct Kernels {
     /// The spec's name.
@@ -30,6 +30,8 @@ pub struct Kernels {
     pub evaluate: Vec<Step>,
     /// The logits of one sequence.
     pub logits: Vec<Step>,
+    /// Parameters as ops read them, from masters that were set from outside.
+    pub refresh: Vec<Step>,
 }
 
 /// A kernel and the words it was named after.
@@ -76,7 +78,9 @@ pub enum StorageKind {
     Activation,
     /// A group of parameters, flat.
     Parameters,
-    /// One parameter in it.
+    /// A group of f32 masters, flat, where the parameters are of another type.
+    Masters,
+    /// One parameter in its group: of the masters where there are any.
     Param(ParamId),
     /// A group of gradients, flat, or one in it.
     Gradients,
@@ -92,6 +96,22 @@ pub enum StorageKind {
     Rng,
     /// Steps applied so far.
     AppliedSteps,
+    /// The loss's own gradient, in half precision where it adapts.
+    LossScale {
+        /// First value.
+        start: f64,
+    },
+    /// Clean steps since the last overflow or doubling of the loss scale; begins at 0.
+    CleanSteps,
+    /// Overflows left before the loss scale halves.
+    Hysteresis {
+        /// First value.
+        full: i32,
+    },
+    /// 1 after an overflow that ends the run.
+    ScaleExhausted,
+    /// The first row of the grid of gradients whose squares have no finite sum, −1 for none.
+    FirstBad,
     /// Read by the runtime after a step.
     Loss,
     /// Likewise.
@@ -113,6 +133,8 @@ pub enum TableKind {
     LearningRate,
     /// 1 − βᵗ⁺¹ by applied step.
     BiasCorrection(f64),
+    /// One number everywhere.
+    Constant(f64),
     /// A table of the graph, with its columns.
     Graph(Table, u64),
 }

@@ -4,6 +4,8 @@ use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, RowFn, RowMap, Yield};
 use dspc_plan::Plan;
 use dspc_spec::settings::Optimizer;
+use dspc_train::optimizer::adamw::Copies;
+use dspc_train::optimizer::scaler::Scaling;
 use dspc_train::optimizer::{adamw, norm};
 
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
@@ -20,9 +22,10 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
     let scalar = |pool: &mut Pool, name: &str, kind| Place::start(pool.storage(name, DType::F32, 1, 1, kind));
     let grad_norm = scalar(pool, "grad_norm", StorageKind::GradNorm);
     let finite = scalar(pool, "finite", StorageKind::Finite);
-    let [clip, lr, bias1, bias2] =
-        ["clip_factor", "lr", "bias1", "bias2"].map(|name| scalar(pool, name, StorageKind::State));
+    let [factor, lr, bias1, bias2] =
+        ["grad_factor", "lr", "bias1", "bias2"].map(|name| scalar(pool, name, StorageKind::State));
     let applied = Place::start(pool.storage("applied_steps", DType::I32, 1, 1, StorageKind::AppliedSteps));
+    let first_bad = scalar(pool, "first_bad", StorageKind::FirstBad);
     let table = |pool: &mut Pool, name: &str, kind| {
         Place::start(pool.storage(name, DType::F32, plan.steps, 1, StorageKind::Table(kind)))
     };
@@ -39,35 +42,55 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
     for group in &state.groups {
         let function = norm::sum_of_squares(group.elements / NORM_COLS, NORM_COLS);
         let to = Place { offset: row, ..Place::start(squares) };
-        steps.push(launch(pool, "sum_of_squares", function, vec![Place::start(group.gradients), to], &[]));
+        steps.push(launch(pool, "sum_of_squares", function, vec![Place::start(group.gradients), to]));
         row += group.elements / NORM_COLS;
     }
-    let reads = [Place::start(squares), applied, tables[0], tables[1], tables[2]];
-    let writes = [grad_norm, finite, clip, lr, bias1, bias2, applied];
+    let scaling = Scaling::of(&plan.train.precision);
+    let mut reads = vec![Place::start(squares), applied, tables[0], tables[1], tables[2]];
+    let mut writes = vec![grad_norm, finite, factor, lr, bias1, bias2, applied, first_bad];
+    if let Some(scale) = state.loss_scale.map(Place::start) {
+        reads.push(scale);
+        if let Scaling::Dynamic(scaler) = scaling {
+            let counter = |pool: &mut Pool, name, kind| Place::start(pool.storage(name, DType::I32, 1, 1, kind));
+            let clean = counter(pool, "clean_steps", StorageKind::CleanSteps);
+            let left = counter(pool, "hysteresis", StorageKind::Hysteresis { full: scaler.hysteresis });
+            reads.extend([clean, left]);
+            writes.extend([scale, clean, left, scalar(pool, "scale_exhausted", StorageKind::ScaleExhausted)]);
+        }
+    }
     let operands = reads.into_iter().chain(writes).collect();
-    steps.push(launch(pool, "step_scalars", norm::step_scalars(rows, plan.train.clip), operands, &[1, 11]));
+    steps.push(launch(pool, "step_scalars", norm::step_scalars(rows, plan.train.clip, &scaling), operands));
     for group in &state.groups {
         let decay = if group.decay { weight_decay } else { 0.0 };
         let rule = adamw::AdamW { betas, eps, weight_decay: decay };
-        let function = adamw::update(group.elements / NORM_COLS, NORM_COLS, rule);
+        let copies = if group.masters == group.parameters { Copies::No } else { Copies::Yes };
+        let function = adamw::update(group.elements / NORM_COLS, NORM_COLS, rule, copies);
         let flat = |id: StorageId| Place::start(id);
-        let (p, g, [m, v]) = (flat(group.parameters), flat(group.gradients), group.moments.map(flat));
-        let operands = vec![p, g, m, v, clip, lr, bias1, bias2, finite, p, m, v];
-        steps.push(launch(pool, "adamw", function, operands, &[]));
+        let (p, g, [m, v]) = (flat(group.masters), flat(group.gradients), group.moments.map(flat));
+        let copy = (copies == Copies::Yes).then(|| flat(group.parameters));
+        let operands = [p, g, m, v, factor, lr, bias1, bias2, finite, p, m, v].into_iter().chain(copy);
+        steps.push(launch(pool, "adamw", function, operands.collect()));
     }
     steps
 }
 
-/// A row function on dense operands: f32 but for those numbered in `i32_operands`.
-fn launch(
-    pool: &mut Pool,
-    stem: &str,
-    function: RowFn,
-    operands: Vec<Place>,
-    i32_operands: &[usize],
-) -> Step {
+/// Lowers the copy from masters to the parameters that ops read; nothing where these are the masters.
+pub(crate) fn lower_refresh(state: &State, pool: &mut Pool) -> Vec<Step> {
+    let copied = state.groups.iter().filter(|g| g.masters != g.parameters);
+    copied
+        .map(|group| {
+            let function = adamw::copy(group.elements / NORM_COLS, NORM_COLS);
+            let operands = vec![Place::start(group.masters), Place::start(group.parameters)];
+            launch(pool, "cast_parameters", function, operands)
+        })
+        .collect()
+}
+
+/// A row function on dense operands.
+fn launch(pool: &mut Pool, stem: &str, function: RowFn, operands: Vec<Place>) -> Step {
     let (rows, cols) = (function.rows, function.cols);
-    let dtype = |i: usize| if i32_operands.contains(&i) { DType::I32 } else { DType::F32 };
+    let dtypes: Vec<DType> = operands.iter().map(|p| pool.storages[p.storage.0 as usize].dtype).collect();
+    let dtype = |i: usize| dtypes[i];
     let name = |pool: &Pool, i: usize| pool.storages[operands[i].storage.0 as usize].name.clone();
     let read = |(i, access): (usize, &Access)| {
         let stride = if matches!(access, Access::Element(_)) { cols } else { 1 };

@@ -2,23 +2,32 @@
 
 use dspc_graph::ir::{Block, Graph, OpNode, Step, TensorType, ValueId};
 
+use dspc_train::Storage;
+
 use crate::Plan;
 
 /// Bytes a rank holds from step to step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StateBytes {
-    /// Parameters.
+    /// Parameters as ops read them.
     pub parameters: u64,
+    /// The f32 weights that the optimizer changes, where ops read others; else 0.
+    pub masters: u64,
     /// Their gradients.
     pub gradients: u64,
     /// Optimizer moments.
     pub moments: u64,
 }
 
-/// The training state of one rank, f32 throughout: 4Ψ + 4Ψ + 8Ψ.
+/// The training state of one rank: 4Ψ + 4Ψ + 8Ψ in single precision, 2Ψ + 4Ψ + 4Ψ + 8Ψ in a 16-bit one.
 pub fn state_bytes(plan: &Plan) -> StateBytes {
-    let elements = plan.partition.elements();
-    StateBytes { parameters: 4 * elements, gradients: 4 * elements, moments: 8 * elements }
+    let (elements, storage) = (plan.partition.elements(), Storage::of(&plan.train.precision));
+    StateBytes {
+        parameters: storage.compute.bytes() * elements,
+        masters: if storage.has_masters() { 4 * elements } else { 0 },
+        gradients: storage.accumulate.bytes() * elements,
+        moments: 8 * elements,
+    }
 }
 
 /// FLOPs of one trained token, forward and backward, as the ops of the training graph count them; what is computed again is not counted twice.

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use dspc_graph::ir::{Block, Def, Graph, Step, ValueId};
 
+use dspc_train::Storage;
+
 use crate::{AxisId, Plan, state_bytes};
 
 /// The plan as text: mesh and batch, the partition, every op's results with their placement, collectives.
@@ -27,13 +29,19 @@ pub fn print(plan: &Plan) -> String {
         let name = &plan.partition.groups[c.group.0 as usize].name;
         let _ = writeln!(out, "  {:?} gradients.{name} over {}   {} elements", c.kind, c.axis, c.elements);
     }
+    let storage = Storage::of(&plan.train.precision);
     for group in &plan.partition.groups {
         let name = &group.name;
+        let masters = if storage.has_masters() { "masters" } else { "params" };
         let _ = writeln!(
             out,
-            "  params.{name} = adamw params.{name}, grads.{name}, m.{name}, v.{name}   f32 flat({})",
+            "  {masters}.{name} = adamw {masters}.{name}, grads.{name}, m.{name}, v.{name}   f32 flat({})",
             group.elements
         );
+        if storage.has_masters() {
+            let (dtype, elements) = (storage.compute, group.elements);
+            let _ = writeln!(out, "  params.{name} = cast masters.{name}   {dtype} flat({elements})");
+        }
     }
     out
 }
@@ -41,10 +49,13 @@ pub fn print(plan: &Plan) -> String {
 fn print_partition(plan: &Plan, out: &mut String) {
     let bytes = state_bytes(plan);
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    let _ = write!(out, "state   parameters {:.2} MiB", mib(bytes.parameters));
+    if bytes.masters > 0 {
+        let _ = write!(out, "   masters {:.2} MiB", mib(bytes.masters));
+    }
     let _ = writeln!(
         out,
-        "state   parameters {:.2} MiB   gradients {:.2} MiB   moments {:.2} MiB",
-        mib(bytes.parameters),
+        "   gradients {:.2} MiB   moments {:.2} MiB",
         mib(bytes.gradients),
         mib(bytes.moments)
     );

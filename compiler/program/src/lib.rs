@@ -10,6 +10,9 @@ pub use instruction::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Elements of a row of the grid on which the gradient norm is summed.
+pub const GRADIENT_GRID: u64 = 1024;
+
 /// Version of this format; a reader refuses another.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -53,6 +56,9 @@ pub struct Program {
     pub evaluate: Entry,
     /// The logits of one sequence.
     pub logits: Option<Entry>,
+    /// To be run after parameters were set from outside, where ops read a copy of them in another type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Entry>,
 }
 
 /// A kind of device: programs differ in how work is grouped, not in what is computed.
@@ -290,6 +296,16 @@ pub enum Role {
     Rng,
     /// i32: steps applied so far.
     AppliedSteps,
+    /// f32: what the loss's gradient begins with in half precision; its first value is a [`Table`], saved.
+    LossScale,
+    /// i32: clean steps since the last overflow or doubling of the scale; starts as zero, saved.
+    CleanSteps,
+    /// i32: overflows left before the scale halves; its first value is a [`Table`], saved.
+    Hysteresis,
+    /// f32: 1 after an overflow at the lowest scale, which ends the run; read after a step.
+    ScaleExhausted,
+    /// f32: the first row of [`GRADIENT_GRID`] gradient elements whose squares have no finite sum, counted over the flat gradients one behind the other; −1 for none.
+    FirstBad,
     /// f32: the loss, one slot a micro-batch; read after a step.
     Loss,
     /// f32: gradient norm before clipping; read after a step.

@@ -1,16 +1,19 @@
-//! A program in f64 on its own arenas: cells four bytes apart, kernels by their descriptions. What it yields must be what the graph's interpreter yields;
+//! A program in f64 on its own arenas: kernels by their descriptions. What it yields must be what the graph's interpreter yields;
 //! between the two lie fusion, placement in storages, aliasing and packing.
 
 use dspc_graph::rowfn::UnaryFn;
 use dspc_kernel::steps::NamedKernel;
-use dspc_program::{Action, Arg, Fused, Gemm, Instruction, Matrix, Over, Place, Program};
+use dspc_program::{Action, Arg, ElementType, Fused, Gemm, Instruction, Matrix, Over, Place, Program};
 
 /// Arenas as cells, one after the other.
+///
+/// A cell holds an element, whatever its type. A buffer begins at the cell of its first byte, two bytes a cell, and its elements follow one another without gaps: so a
+/// buffer of four-byte elements leaves the second half of its cells unused, and buffers that are apart in bytes are apart in cells.
 pub struct Machine<'a> {
     program: &'a Program,
     kernels: &'a [NamedKernel],
     starts: Vec<usize>,
-    /// One a four-byte element.
+    /// One an element.
     pub cells: Vec<f64>,
 }
 
@@ -22,7 +25,7 @@ impl<'a> Machine<'a> {
         for arena in &program.arenas {
             starts.push(cells.len());
             let empty = if arena.name == "activations" { f64::NAN } else { 0.0 };
-            cells.resize(cells.len() + arena.bytes as usize / 4, empty);
+            cells.resize(cells.len() + arena.bytes as usize / 2, empty);
         }
         Self { program, kernels, starts, cells }
     }
@@ -35,7 +38,15 @@ impl<'a> Machine<'a> {
     /// The cell of a buffer's slot.
     pub fn cell(&self, buffer: usize, slot: u64) -> usize {
         let b = &self.program.buffers[buffer];
-        self.starts[b.arena as usize] + ((b.offset + slot * b.stride) / 4) as usize
+        let (of, into) = match b.within {
+            None => (b, 0),
+            Some(whole) => {
+                let whole = &self.program.buffers[whole.0 as usize];
+                (whole, (b.offset - whole.offset + slot * b.stride) / element_bytes(b.dtype))
+            }
+        };
+        let slot = if b.within.is_some() { 0 } else { slot };
+        self.starts[of.arena as usize] + ((of.offset + slot * of.stride) / 2 + into) as usize
     }
 
     /// The index of the buffer of a name.
@@ -141,4 +152,11 @@ fn gelu_slope(x: f64) -> f64 {
     let (value, slope) = inner(x);
     let tanh = UnaryFn::Tanh.apply(value);
     0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
+}
+
+fn element_bytes(dtype: ElementType) -> u64 {
+    match dtype {
+        ElementType::F32 | ElementType::I32 => 4,
+        ElementType::Bf16 | ElementType::F16 => 2,
+    }
 }

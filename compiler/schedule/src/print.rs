@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use dspc_program::{Action, Arg, Entry, Fused, Instruction, Matrix, Over, Place, Program};
 
-/// Arenas, buffers and the three entries as text.
+/// Arenas, buffers and the entries as text.
 pub fn print(program: &Program) -> String {
     let mut out = format!("schedule {}\n\narenas\n", program.name);
     for arena in &program.arenas {
@@ -22,6 +22,9 @@ pub fn print(program: &Program) -> String {
     print_entry("evaluate", &program.evaluate, program, &mut out);
     if let Some(logits) = &program.logits {
         print_entry("logits", logits, program, &mut out);
+    }
+    if let Some(refresh) = &program.refresh {
+        print_entry("refresh", refresh, program, &mut out);
     }
     out
 }
@@ -57,7 +60,8 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                         workspace.unwrap_or_default()
                     )
                 });
-                format!("gemm {}×{}×{}   {c} {plus} {a} · {b}{fused}{own}{then}", g.m, g.n, g.k)
+                let tf32 = if g.tf32 { " in tf32" } else { "" };
+                format!("gemm {}×{}×{}{tf32}   {c} {plus} {a} · {b}{fused}{own}{then}", g.m, g.n, g.k)
             }
             Action::Zero { at } => format!("zero {}", place(at, program)),
             Action::Loop { over, count, reverse, body } => {

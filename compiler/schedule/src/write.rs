@@ -8,6 +8,7 @@ use dspc_kernel::steps::{
     Fused, Kernels, Launch, Matrix, NamedKernel, Own, Place, Step, Storage, StorageId, StorageKind, TableKind,
 };
 use dspc_plan::Plan;
+use dspc_spec::settings::Precision;
 use dspc_program as program;
 use dspc_program::{
     Action, Arena, Arg, Buffer, BufferId, ElementType, Entry, Family, Formula, Instruction, KernelEntry,
@@ -50,8 +51,9 @@ const ARENAS: [&str; 6] = ["parameters", "gradients", "optimizer", "inputs", "st
 /// Orders the kernels of a plan and gives every storage its bytes. `targets` is left empty: the back end fills it.
 pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
     let mut memory = Memory::new(kernels);
-    let peaks = [&kernels.train, &kernels.evaluate, &kernels.logits].map(|steps| memory.plan_entry(steps));
-    let writer = Writer { kernels };
+    let peaks = [&kernels.train, &kernels.evaluate, &kernels.logits, &kernels.refresh]
+        .map(|steps| memory.plan_entry(steps));
+    let writer = Writer { kernels, tf32: plan.train.precision == Precision::Tf32 };
     let entry = |steps: &[Step], peak: u64| Entry { body: writer.instructions(steps), peak_bytes: peak };
     let mut arenas: Vec<Arena> = ARENAS.iter().map(|name| Arena { name: (*name).into(), bytes: 0 }).collect();
     for (arena, bytes) in arenas.iter_mut().zip(memory.ends) {
@@ -76,6 +78,7 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         train: entry(&kernels.train, peaks[0]),
         evaluate: entry(&kernels.evaluate, peaks[1]),
         logits: (!kernels.logits.is_empty()).then(|| entry(&kernels.logits, peaks[2])),
+        refresh: (!kernels.refresh.is_empty()).then(|| entry(&kernels.refresh, peaks[3])),
     }
 }
 
@@ -152,6 +155,7 @@ fn bytes(storage: &Storage) -> u64 {
 fn arena_of(kind: &StorageKind) -> ArenaId {
     match kind {
         StorageKind::Parameters | StorageKind::Param(_) => ArenaId::Parameters,
+        StorageKind::Masters => ArenaId::Optimizer,
         StorageKind::Gradients => ArenaId::Gradients,
         StorageKind::Moments => ArenaId::Optimizer,
         StorageKind::Tokens | StorageKind::Targets | StorageKind::InvTargets | StorageKind::Rng => {
@@ -161,6 +165,11 @@ fn arena_of(kind: &StorageKind) -> ArenaId {
         | StorageKind::Loss
         | StorageKind::GradNorm
         | StorageKind::Finite
+        | StorageKind::LossScale { .. }
+        | StorageKind::CleanSteps
+        | StorageKind::Hysteresis { .. }
+        | StorageKind::ScaleExhausted
+        | StorageKind::FirstBad
         | StorageKind::Table(_)
         | StorageKind::State => ArenaId::State,
         StorageKind::Activation | StorageKind::Logits => ArenaId::Activations,
@@ -172,6 +181,12 @@ fn role(kind: &StorageKind) -> Role {
         StorageKind::Activation | StorageKind::Parameters | StorageKind::Gradients | StorageKind::State => {
             Role::Inner
         }
+        StorageKind::Masters => Role::Inner,
+        StorageKind::LossScale { .. } => Role::LossScale,
+        StorageKind::CleanSteps => Role::CleanSteps,
+        StorageKind::Hysteresis { .. } => Role::Hysteresis,
+        StorageKind::ScaleExhausted => Role::ScaleExhausted,
+        StorageKind::FirstBad => Role::FirstBad,
         StorageKind::Param(_) => Role::Param,
         StorageKind::Moments => Role::Moment,
         StorageKind::Tokens => Role::Tokens,
@@ -226,9 +241,15 @@ fn init(init: Init) -> program::Init {
 
 fn tables(kernels: &Kernels) -> Vec<program::Table> {
     let table = |(id, storage): (usize, &Storage)| {
-        let StorageKind::Table(kind) = &storage.kind else { return None };
+        let kind = match &storage.kind {
+            StorageKind::Table(kind) => kind,
+            StorageKind::LossScale { start } => return Some(starts_as(id, *start)),
+            StorageKind::Hysteresis { full } => return Some(starts_as(id, f64::from(*full))),
+            _ => return None,
+        };
         let formula = match kind {
             TableKind::LearningRate => Formula::LearningRate,
+            TableKind::Constant(x) => Formula::Constant(*x),
             TableKind::BiasCorrection(beta) => Formula::BiasCorrection { beta: *beta },
             TableKind::Graph(GraphTable::RopeCos { base }, cols) => {
                 Formula::RopeCos { base: *base, cols: *cols }
@@ -240,6 +261,10 @@ fn tables(kernels: &Kernels) -> Vec<program::Table> {
         Some(program::Table { buffer: BufferId(id as u32), formula })
     };
     kernels.storages.iter().enumerate().filter_map(table).collect()
+}
+
+fn starts_as(id: usize, value: f64) -> program::Table {
+    program::Table { buffer: BufferId(id as u32), formula: Formula::Constant(value) }
 }
 
 /// The symbol: the stem, and the description's hash so that equal kernels of two programs have one name.
@@ -278,6 +303,8 @@ fn work_per_item(kernel: &Kernel) -> u64 {
 
 struct Writer<'a> {
     kernels: &'a Kernels,
+    /// f32 factors may be rounded to TF32.
+    tf32: bool,
 }
 
 impl Writer<'_> {
@@ -307,7 +334,7 @@ impl Writer<'_> {
                     b,
                     c,
                     accumulate,
-                    tf32: false,
+                    tf32: self.tf32,
                     fused: gemm.fused.as_ref().map(fused),
                     own: gemm.own.as_ref().map(own),
                     epilogue,

@@ -172,12 +172,24 @@ pub enum Precision {
     /// Products in TF32 where the device has it.
     Tf32,
     /// bfloat16 compute and storage, fp32 masters and moments.
-    Bf16,
+    Bf16 {
+        /// Type of the gradients and of their sums over micro-batches.
+        accumulate: Accumulate,
+    },
     /// Half compute and storage, fp32 masters and moments.
     Fp16 {
         /// How the loss is scaled.
         loss_scale: LossScale,
     },
+}
+
+/// `accumulate: …`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accumulate {
+    /// Single precision.
+    F32,
+    /// bfloat16.
+    Bf16,
 }
 
 /// `loss_scale: …`

@@ -3,7 +3,7 @@
 use dspc_source::Span;
 
 use crate::errors::{Mistakes, NotYet};
-use crate::settings::{Precision, Settings};
+use crate::settings::Settings;
 
 /// Where something is asked for, if that was written, and in which words.
 type Asked = (Option<Span>, String);
@@ -21,7 +21,6 @@ struct Missing {
 
 const MISSING: &[Missing] = &[
     Missing { code: "E0320", key: "parallel", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
-    Missing { code: "E0321", key: "precision", asked: other_precision, instead: "precision = fp32" },
     Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random" },
     Missing {
         code: "E0325",
@@ -55,16 +54,6 @@ fn many_ranks(settings: &Settings) -> Option<Asked> {
     axes.iter()
         .any(|axis| *axis > 1)
         .then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
-}
-
-fn other_precision(settings: &Settings) -> Option<Asked> {
-    let name = match settings.precision.value {
-        Precision::Fp32 => return None,
-        Precision::Tf32 => "tf32",
-        Precision::Bf16 => "bf16",
-        Precision::Fp16 { .. } => "fp16",
-    };
-    Some((settings.precision.span(), format!("in {name}")))
 }
 
 fn weights_from_disk(settings: &Settings) -> Option<Asked> {

@@ -3,7 +3,7 @@
 //! Reads   a verified graph that ends in a loss.
 //! Writes  the same graph with a step for each gradient behind its own steps, and which values are the parameters' gradients.
 //! Keeps   the forward steps; `repeat`: the backward of a repeat is a repeat that goes from the last turn to the first and mirrors it.
-//! Leaves  alone the loss scale, which the plan puts on `dloss`, and sums over ranks and micro-batches.
+//! Leaves  alone how values are stored (`store`), and sums over ranks and micro-batches. In half precision the loss's own gradient is the loss scale, an input.
 //! Cost    one walk, O(ops).
 
 mod backward;
@@ -11,8 +11,8 @@ mod builder;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dspc_graph::ir::{Def, Graph, OpNode, Step, ValueId};
-use dspc_spec::settings::Optimizer;
+use dspc_graph::ir::{Def, Graph, Input, OpNode, Step, ValueId};
+use dspc_spec::settings::{Optimizer, Precision};
 
 use crate::{ParamGradient, Recompute, TrainGraph};
 use backward::Backward;
@@ -45,6 +45,7 @@ pub fn differentiate(
     graph: Graph,
     optimizer: Optimizer,
     clip: Option<f64>,
+    precision: Precision,
 ) -> Result<TrainGraph, NotTrainable> {
     let loss = graph.loss.ok_or(NotTrainable::NoLoss)?;
     let wanted = depends_on_params(&graph);
@@ -54,10 +55,13 @@ pub fn differentiate(
     let backward_start = graph.body.steps.len();
     let forward = graph.body.steps.clone();
     let mut backward = Backward::new(graph, wanted);
-    let seed = backward.fill(1.0, loss, "");
+    let seed = match precision {
+        Precision::Fp16 { .. } => backward.input("loss_scale", Input::LossScale),
+        Precision::Fp32 | Precision::Tf32 | Precision::Bf16 { .. } => backward.fill(1.0, loss, ""),
+    };
     backward.contribute(loss, seed);
     backward.steps(&forward);
-    let (mut graph, steps, contributions) = backward.finish();
+    let (mut graph, steps, contributions, primals) = backward.finish();
     graph.body.steps.extend(steps);
     let gradients = gather(&graph, &contributions);
     let roots: Vec<ValueId> = gradients.iter().flat_map(|g| g.contributions.iter().copied()).collect();
@@ -66,8 +70,10 @@ pub fn differentiate(
         graph,
         backward_start,
         gradients,
+        primals,
         optimizer,
         clip,
+        precision,
         recompute: Recompute::None,
         again: BTreeSet::new(),
     })

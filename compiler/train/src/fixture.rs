@@ -5,7 +5,7 @@ use dspc_graph::interpret::{Inputs, Tensor, interpret};
 use dspc_graph::ir::{Graph, OpNode, Param, Step, ValueId};
 use dspc_graph::{Elaborate, elaborate, evaluate_row_fn, ops, verify};
 use dspc_source::{Colour, SourceMap, render_text};
-use dspc_spec::settings::DataFacts;
+use dspc_spec::settings::{DataFacts, Precision};
 
 use crate::{TrainGraph, differentiate};
 
@@ -38,15 +38,20 @@ pub(crate) fn forward(text: &str) -> Graph {
     }
 }
 
-/// The verified training graph of a text.
+/// The verified training graph of a text, in single precision.
 pub(crate) fn train(text: &str) -> TrainGraph {
+    train_in(text, Precision::Fp32)
+}
+
+/// The verified training graph of a text, before it is stored.
+pub(crate) fn train_in(text: &str, precision: Precision) -> TrainGraph {
     let optimizer = dspc_spec::settings::Optimizer::AdamW {
         lr: dspc_spec::settings::Schedule::Constant { lr: 1e-3, warmup: 0 },
         betas: (0.9, 0.95),
         eps: 1e-8,
         weight_decay: 0.1,
     };
-    let train = differentiate(forward(text), optimizer, Some(1.0)).unwrap();
+    let train = differentiate(forward(text), optimizer, Some(1.0), precision).unwrap();
     verify(&train.graph).unwrap();
     train
 }
@@ -77,7 +82,7 @@ pub(crate) fn inputs(graph: &Graph) -> Inputs {
     let tokens = Tensor::from_fn(&dims, |i| (i * 3 % VOCAB) as f64);
     let targets = Tensor::from_fn(&dims, |i| if i == 3 { -100.0 } else { (i * 5 % VOCAB) as f64 });
     let params = graph.params.iter().map(|p| param(&mut numbers, p)).collect();
-    Inputs { tokens, targets, inv_targets: 1.0 / 9.0, rng: [11, 0, 4, 6], params }
+    Inputs { tokens, targets, inv_targets: 1.0 / 9.0, rng: [11, 0, 4, 6], loss_scale: 1.0, params }
 }
 
 /// The loss.

@@ -8,16 +8,21 @@ mod differentiate;
 #[cfg(test)]
 mod fixture;
 pub mod optimizer;
+mod precision;
 mod print;
 mod recompute;
 
 pub use differentiate::{NotTrainable, differentiate};
+pub use precision::{Storage, store, store_forward};
 pub use print::print;
 pub use recompute::{Recompute, recompute};
 
 use std::collections::BTreeSet;
 
+use std::collections::BTreeMap;
+
 use dspc_graph::ir::{Graph, ParamId, ValueId};
+use dspc_spec::settings::{Optimizer, Precision};
 
 /// A graph with its gradient.
 #[derive(Clone, Debug)]
@@ -28,10 +33,14 @@ pub struct TrainGraph {
     pub backward_start: usize,
     /// One per param, in param order.
     pub gradients: Vec<ParamGradient>,
+    /// Which value each gradient is of; the first, where one gradient is that of several.
+    pub primals: BTreeMap<ValueId, ValueId>,
     /// How weights change.
-    pub optimizer: dspc_spec::settings::Optimizer,
+    pub optimizer: Optimizer,
     /// Global-norm limit.
     pub clip: Option<f64>,
+    /// How numbers are stored and multiplied.
+    pub precision: Precision,
     /// How much the backward pass computes again.
     pub recompute: Recompute,
     /// The values that it does compute again.

@@ -37,9 +37,10 @@ pub(super) fn params(program: &Program) -> Vec<Tensor> {
         .collect()
 }
 
-/// The optimizer's state: its buffers, slot after slot; a view is saved with what it is a view of.
+/// The optimizer's state: its moments and the loss scale's counters, slot after slot; a view is saved with what it is a view of.
 pub(super) fn moments(program: &Program) -> Vec<Tensor> {
-    let is_moment = |b: &Buffer| b.role == Role::Moment;
+    let roles = [Role::Moment, Role::LossScale, Role::CleanSteps, Role::Hysteresis];
+    let is_moment = |b: &Buffer| roles.contains(&b.role);
     let whole =
         |b: &Buffer| b.within.and_then(|id| program.buffers.get(id.0 as usize)).is_none_or(|w| !is_moment(w));
     let buffers = program.buffers.iter().enumerate().filter(|(_, b)| is_moment(b) && whole(b));

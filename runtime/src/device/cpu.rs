@@ -19,6 +19,7 @@ pub struct Cpu {
     train: Vec<Call>,
     evaluate: Vec<Call>,
     logits: Option<Vec<Call>>,
+    refresh: Vec<Call>,
     buffers: Vec<Buffer>,
     arenas: Arenas,
     machine: Machine,
@@ -53,11 +54,14 @@ impl Cpu {
         let train = lowering.entry(&program.train).map_err(malformed)?;
         let evaluate = lowering.entry(&program.evaluate).map_err(malformed)?;
         let logits = program.logits.as_ref().map(|e| lowering.entry(e)).transpose().map_err(malformed)?;
+        let none = dspc_program::Entry::default();
+        let refresh = lowering.entry(program.refresh.as_ref().unwrap_or(&none)).map_err(malformed)?;
         let most = program.kernels.iter().map(|k| k.operands.len() + 1).max().unwrap_or(0);
         Ok(Self {
             train,
             evaluate,
             logits,
+            refresh,
             buffers: program.buffers.clone(),
             arenas,
             machine: Machine { pool: Pool::new(threads), values: Vec::with_capacity(most) },
@@ -102,6 +106,7 @@ impl Device for Cpu {
             EntryKind::Train => &self.train,
             EntryKind::Evaluate => &self.evaluate,
             EntryKind::Logits => self.logits.as_ref().ok_or(Error::NoLogits)?,
+            EntryKind::Refresh => &self.refresh,
         };
         self.machine.block(calls, Counters::default());
         Ok(())

@@ -42,7 +42,7 @@ const GRAPH_MAX: u64 = 100_000;
 
 /// A program on a GPU. Fields go in this order: what uses the context goes before it.
 pub struct Cuda {
-    entries: [Option<EntryState>; 3],
+    entries: [Option<EntryState>; 4],
     products: Products,
     inputs: Inputs,
     results: Results,
@@ -89,7 +89,8 @@ impl Cuda {
         let calls = [
             Some(lower(&program.train)?),
             Some(lower(&program.evaluate)?),
-            program.logits.as_ref().map(lower).transpose()?,
+            program.logits.as_ref().map(&mut lower).transpose()?,
+            program.refresh.as_ref().map(&mut lower).transpose()?,
         ];
         let keys = std::mem::take(&mut lowering.keys);
         let products = Products::new(&gpu, &samples(&keys, &calls), &arenas, options)?;

@@ -3,6 +3,12 @@
 //! Bits do not depend on the division. Every element of c is one chain of fused multiply-adds over k, in order, cut into runs of
 //! [`DEPTH`] that are added to c one after the other; blocks are whole numbers of [`UNIT`] rows or columns, so that none is so thin
 //! that the crate takes another way (dot products, outer products) than it takes for the rest.
+//!
+//! Factors of 16 bits are widened a panel at a time, and a result of 16 bits is summed in f32 and rounded once; what that needs is taken once a thread.
+
+mod stored;
+
+pub(super) use stored::Stored;
 
 use super::call::{Address, Counters, LaunchCall};
 use super::pool::Pool;
@@ -31,6 +37,7 @@ const WORTH: usize = 1 << 19;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Side {
     pub(super) at: Address,
+    pub(super) stored: Stored,
     pub(super) row_stride: isize,
     pub(super) col_stride: isize,
 }
@@ -126,7 +133,8 @@ fn range(length: usize, unit: usize, i: usize, parts: usize) -> (usize, usize) {
 
 #[derive(Clone, Copy)]
 struct BoundSide {
-    at: *mut f32,
+    at: *mut u8,
+    stored: Stored,
     row_stride: isize,
     col_stride: isize,
 }
@@ -134,16 +142,83 @@ struct BoundSide {
 impl Side {
     fn bind(&self, counters: Counters) -> BoundSide {
         BoundSide {
-            at: self.at.at(counters).cast(),
+            at: self.at.at(counters),
+            stored: self.stored,
             row_stride: self.row_stride,
             col_stride: self.col_stride,
         }
     }
 }
 
-impl BoundSide {
+/// Part of a matrix in f32.
+#[derive(Clone, Copy)]
+struct Panel {
+    at: *mut f32,
+    row_stride: isize,
+    col_stride: isize,
+}
+
+impl Panel {
     fn at(&self, row: usize, col: usize) -> *mut f32 {
         self.at.wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)
+    }
+}
+
+impl BoundSide {
+    fn at(&self, row: usize, col: usize) -> *mut u8 {
+        let elements = row as isize * self.row_stride + col as isize * self.col_stride;
+        self.at.wrapping_offset(elements * self.stored.bytes() as isize)
+    }
+
+    /// Rows and columns of the part, as they are stored: the number of runs, and the elements of one.
+    fn runs(&self, (rows, cols): (usize, usize)) -> (usize, usize) {
+        if self.col_stride == 1 { (rows, cols) } else { (cols, rows) }
+    }
+
+    fn run(&self, (row, col): (usize, usize), i: usize) -> *mut u8 {
+        if self.col_stride == 1 { self.at(row + i, col) } else { self.at(row, col + i) }
+    }
+
+    /// Where a part lies in f32: in place, or in the scratch, stored the same way round without gaps.
+    fn place(&self, (row, col): (usize, usize), dims: (usize, usize), scratch: &mut Vec<f32>) -> Panel {
+        if self.stored == Stored::F32 {
+            let at = self.at(row, col).cast();
+            return Panel { at, row_stride: self.row_stride, col_stride: self.col_stride };
+        }
+        scratch.resize(scratch.len().max(dims.0 * dims.1), 0.0);
+        let length = self.runs(dims).1 as isize;
+        let (row_stride, col_stride) = if self.col_stride == 1 { (length, 1) } else { (1, length) };
+        Panel { at: scratch.as_mut_ptr(), row_stride, col_stride }
+    }
+
+    /// A part in f32.
+    ///
+    /// # Safety
+    /// The matrix holds the part, and nobody writes it.
+    unsafe fn widened(&self, from: (usize, usize), dims: (usize, usize), scratch: &mut Vec<f32>) -> Panel {
+        let panel = self.place(from, dims, scratch);
+        if self.stored != Stored::F32 {
+            let (runs, length) = self.runs(dims);
+            for i in 0..runs {
+                // SAFETY: the scratch has room for the part; the caller's contract.
+                unsafe { self.stored.widen(self.run(from, i), &mut scratch[i * length..(i + 1) * length]) };
+            }
+        }
+        panel
+    }
+
+    /// Writes a part that [`Self::place`] placed.
+    ///
+    /// # Safety
+    /// The matrix holds the part, and nobody else touches it.
+    unsafe fn keep(&self, to: (usize, usize), dims: (usize, usize), scratch: &[f32]) {
+        if self.stored != Stored::F32 {
+            let (runs, length) = self.runs(dims);
+            for i in 0..runs {
+                // SAFETY: the caller's contract.
+                unsafe { self.stored.narrow(&scratch[i * length..(i + 1) * length], self.run(to, i)) };
+            }
+        }
     }
 }
 
@@ -168,39 +243,66 @@ impl Operands {
             && self.b.col_stride > 1
             && m >= TURN_ROWS
             && TURN_COLS.contains(&(cols.1 - cols.0));
-        let mut col = cols.0;
-        while col < cols.1 {
-            let end = if cols.1 - col >= PANEL + UNIT { col + PANEL } else { cols.1 };
-            let c = BoundSide { at: self.c.at(rows.0, col), ..self.c };
-            let mut depth = 0;
-            loop {
-                let run = DEPTH.min(k - depth);
-                let a = BoundSide { at: self.a.at(rows.0, depth), ..self.a };
-                let b = BoundSide { at: self.b.at(depth, col), ..self.b };
-                let (dims, accumulate) = ((m, end - col, run), self.accumulate || depth > 0);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut col = cols.0;
+            while col < cols.1 {
+                let end = if cols.1 - col >= PANEL + UNIT { col + PANEL } else { cols.1 };
                 // SAFETY: the caller's contract; the panel is inside the block.
-                unsafe {
-                    if turn {
-                        SCRATCH.with_borrow_mut(|scratch| {
-                            multiply(dims, a, turned(b, dims.1, run, scratch), c, accumulate)
-                        });
-                    } else {
-                        multiply(dims, a, b, c, accumulate);
-                    }
-                }
-                depth += run;
-                if depth >= k {
-                    break;
-                }
+                unsafe { self.panel((rows.0, col), (m, end - col), k, turn, scratch) };
+                col = end;
             }
-            col = end;
+        });
+    }
+
+    /// A panel of a block: all of k, a depth at a time.
+    ///
+    /// # Safety
+    /// That of [`Self::block`].
+    unsafe fn panel(
+        &self,
+        (row, col): (usize, usize),
+        (m, n): (usize, usize),
+        k: usize,
+        turn: bool,
+        scratch: &mut Scratch,
+    ) {
+        let c = match self.accumulate {
+            // SAFETY: the caller's contract.
+            true => unsafe { self.c.widened((row, col), (m, n), &mut scratch.c) },
+            false => self.c.place((row, col), (m, n), &mut scratch.c),
+        };
+        let mut depth = 0;
+        loop {
+            let run = DEPTH.min(k - depth);
+            let accumulate = self.accumulate || depth > 0;
+            // SAFETY: the caller's contract.
+            unsafe {
+                let a = self.a.widened((row, depth), (m, run), &mut scratch.a);
+                let b = self.b.widened((depth, col), (run, n), &mut scratch.b);
+                let b = if turn { turned(b, n, run, &mut scratch.turned) } else { b };
+                multiply((m, n, run), a, b, c, accumulate);
+            }
+            depth += run;
+            if depth >= k {
+                break;
+            }
         }
+        // SAFETY: the caller's contract.
+        unsafe { self.c.keep((row, col), (m, n), &scratch.c) };
     }
 }
 
+/// Panels of a thread; each grows to its largest once.
+#[derive(Default)]
+struct Scratch {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    c: Vec<f32>,
+    turned: Vec<f32>,
+}
+
 thread_local! {
-    /// A turned panel; grows to its largest once.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Copies a `[k, n]` panel that is stored the other way round, so that its rows lie in memory: the crate reads such a panel as it is,
@@ -208,7 +310,7 @@ thread_local! {
 ///
 /// # Safety
 /// `b` holds n stored rows of k elements.
-unsafe fn turned(b: BoundSide, n: usize, k: usize, scratch: &mut Vec<f32>) -> BoundSide {
+unsafe fn turned(b: Panel, n: usize, k: usize, scratch: &mut Vec<f32>) -> Panel {
     let stride = n.next_multiple_of(TILE);
     scratch.resize(scratch.len().max(stride * k), 0.0);
     let out = scratch.as_mut_ptr();
@@ -230,7 +332,7 @@ unsafe fn turned(b: BoundSide, n: usize, k: usize, scratch: &mut Vec<f32>) -> Bo
             }
         }
     }
-    BoundSide { at: out, row_stride: stride as isize, col_stride: 1 }
+    Panel { at: out, row_stride: stride as isize, col_stride: 1 }
 }
 
 /// `c = a · b [+ c]` on this thread; dims are m, n, k.
@@ -239,9 +341,9 @@ unsafe fn turned(b: BoundSide, n: usize, k: usize, scratch: &mut Vec<f32>) -> Bo
 /// The matrices hold what the dims say, and no other thread touches c.
 unsafe fn multiply(
     (m, n, k): (usize, usize, usize),
-    a: BoundSide,
-    b: BoundSide,
-    c: BoundSide,
+    a: Panel,
+    b: Panel,
+    c: Panel,
     accumulate: bool,
 ) {
     // SAFETY: the caller's contract.
@@ -281,7 +383,7 @@ mod tests {
     fn side(matrix: &mut [f32], cols: usize, transposed: bool) -> Side {
         let stride = cols as isize;
         let (row_stride, col_stride) = if transposed { (1, stride) } else { (stride, 1) };
-        Side { at: address(matrix.as_mut_ptr()), row_stride, col_stride }
+        Side { at: address(matrix.as_mut_ptr()), stored: Stored::F32, row_stride, col_stride }
     }
 
     /// Prints GFLOP/s of the shapes that small and GPT-2 models have; asserts nothing.

@@ -2,7 +2,7 @@
 
 use super::arena::{Arenas, element_bytes};
 use super::call::{Address, Call, KernelFn, LaunchCall, Operand};
-use super::gemm::{Epilogue, GemmCall, Side};
+use super::gemm::{Epilogue, GemmCall, Side, Stored};
 use dspc_program::{
     Action, Arg, Buffer, BufferId, ElementType, Entry, Extent, Gemm, Instruction, KernelEntry, KernelId,
     Matrix, Over, Place, Program,
@@ -126,15 +126,18 @@ impl<'a> Lowering<'a> {
 
     /// A matrix of `rows × cols` as it is used; its strides say how it is stored.
     fn side(&mut self, matrix: &Matrix, rows: u64, cols: u64) -> Result<Side, Reason> {
-        if self.buffer(matrix.at.buffer)?.dtype != ElementType::F32 {
-            return Err("a matrix product of elements that are not f32".into());
-        }
+        let stored = match self.buffer(matrix.at.buffer)?.dtype {
+            ElementType::F32 => Stored::F32,
+            ElementType::Bf16 => Stored::Bf16,
+            ElementType::F16 => Stored::F16,
+            ElementType::I32 => return Err("a matrix product of whole numbers".into()),
+        };
         let (stored_rows, stored_cols) = if matrix.transposed { (cols, rows) } else { (rows, cols) };
         let elements = span(stored_rows, stored_cols, matrix.stride).ok_or("a matrix without end")?;
         let at = self.address(matrix.at, elements)?;
         let stride = isize::try_from(matrix.stride).map_err(|_| "a stride too large")?;
         let (row_stride, col_stride) = if matrix.transposed { (1, stride) } else { (stride, 1) };
-        Ok(Side { at, row_stride, col_stride })
+        Ok(Side { at, stored, row_stride, col_stride })
     }
 
     /// A place from which `elements` are reached.

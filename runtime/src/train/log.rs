@@ -27,12 +27,13 @@ const WARM_UP: u64 = 3;
 #[derive(Clone, Copy, Default)]
 struct Sum {
     loss: f64,
+    losses: u64,
     steps: u64,
 }
 
 impl Sum {
     fn mean(self) -> f64 {
-        self.loss / self.steps.max(1) as f64
+        self.loss / self.losses.max(1) as f64
     }
 }
 
@@ -68,7 +69,11 @@ impl Meter {
             None => {}
         }
         for sum in [&mut self.losses, &mut self.interval] {
-            sum.loss += f64::from(stats.loss);
+            // A forward pass that overflowed says nothing; such a step is skipped and has a line of its own.
+            if stats.loss.is_finite() {
+                sum.loss += f64::from(stats.loss);
+                sum.losses += 1;
+            }
             sum.steps += 1;
         }
     }
@@ -122,11 +127,30 @@ pub(super) fn line(stats: &StepStats, reading: &Reading, last: u64, memory: Opti
     if let Some(norm) = stats.grad_norm {
         out += &format!("  gnorm {norm:.2}");
     }
+    if let Some(scale) = stats.loss_scale {
+        out += &format!("  scale {scale}");
+    }
     out += &format!("  lr {:.1e}  {} tok/s", stats.learning_rate, count(reading.tokens_per_second as u64));
     if let Some(memory) = memory {
         out += &format!("  mem {}", bytes(memory));
     }
     out + &format!("  eta {}", duration(reading.seconds_left))
+}
+
+/// `step 12  overflow in the gradient of `h.0.attn.c_attn.weight`: skipped, loss scale 32768`
+pub(super) fn skipped(step: u64, tensor: Option<&str>, scale: f32) -> String {
+    let tensor = tensor.map_or(String::new(), |tensor| format!(" in the gradient of {tensor}"));
+    format!("step {step}  overflow{tensor}: skipped, loss scale {scale}")
+}
+
+/// Parameters that share a row of the gradients' grid: its first, and how many there are besides.
+pub(super) fn names(all: &[&str]) -> Option<String> {
+    match all {
+        [] => None,
+        [one] => Some(format!("`{one}`")),
+        [first, second] => Some(format!("`{first}` or `{second}`")),
+        [first, .., last] => Some(format!("`{first}`, or of one up to `{last}`")),
+    }
 }
 
 /// The line after the last step.
@@ -185,7 +209,7 @@ mod tests {
     #[test]
     fn a_line_of_the_log() {
         let stats =
-            StepStats { step: 120, loss: 3.0, grad_norm: Some(0.841), learning_rate: 5.9e-4, finite: true };
+            StepStats { step: 120, loss: 3.0, grad_norm: Some(0.841), learning_rate: 5.9e-4, finite: true, loss_scale: None, scale_exhausted: false, first_bad: None };
         let reading = Reading { loss: 3.28171, tokens_per_second: 412_300.0, seconds_left: 4360.0 };
         let line = line(&stats, &reading, 2000, Some(210 << 20));
         assert!(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use dspc_plan::state_bytes;
 use serde_json::json;
 
 use crate::cli::{Format, When};
@@ -47,10 +48,10 @@ fn recomputed_flops(lowered: &Lowered) -> f64 {
 fn print_json(lowered: &Lowered) {
     let program = &lowered.program;
     let Memory { arenas, driver } = Memory::of(program);
-    let total = Memory::of(program).total();
+    let (total, masters) = (Memory::of(program).total(), state_bytes(&lowered.plan).masters);
     let of = |name: &str| arenas.iter().find(|(arena, _)| arena == name).map_or(0, |(_, bytes)| *bytes);
     let memory = json!({
-        "parameters": of("parameters"), "gradients": of("gradients"), "moments": of("optimizer"),
+        "parameters": of("parameters"), "gradients": of("gradients"), "moments": of("optimizer") - masters, "masters": masters,
         "activations": of("activations"), "inputs": of("inputs"), "state": of("state"), "driver": driver, "total": total,
     });
     let t = &program.training;
@@ -99,15 +100,17 @@ fn print_text(lowered: &Lowered) {
     let memory = Memory::of(program);
     let of =
         |name: &str| memory.arenas.iter().find(|(arena, _)| arena == name).map_or(0, |(_, bytes)| *bytes);
+    let masters = state_bytes(&lowered.plan).masters;
     let rows = [
         ("parameters", of("parameters")),
         ("gradients", of("gradients")),
-        ("moments", of("optimizer")),
+        ("moments", of("optimizer") - masters),
         ("activations", of("activations")),
         ("inputs and tables", of("inputs") + of("state")),
     ];
+    let masters = (masters > 0).then_some(("master weights", masters));
     let driver = (memory.driver > 0).then_some(("driver", memory.driver));
-    for (name, bytes) in rows.into_iter().chain(driver).chain([("total", memory.total())]) {
+    for (name, bytes) in rows.into_iter().chain(masters).chain(driver).chain([("total", memory.total())]) {
         println!("  {name:<18} {:>12}", mebibytes(bytes));
     }
     println!("communication   none: one rank");

@@ -131,6 +131,7 @@ impl Emit for Elaborator<'_> {
             Input::Tokens => ("tokens", DType::I32, vec![self.batch.clone(), self.sequence.clone()]),
             Input::Targets => ("targets", DType::I32, vec![self.batch.clone(), self.sequence.clone()]),
             Input::InvTargets => ("inv_targets", DType::F32, vec![]),
+            Input::LossScale => ("loss_scale", DType::F32, vec![]),
             Input::Rng => ("rng", DType::I32, vec![crate::ir::Dim::of(4)]),
         };
         let value = self.add(TensorType { dtype, dims }, Def::Input(input), Naming::Given(name.into()));

@@ -4,6 +4,7 @@
 
 mod attend;
 mod binary;
+mod cast;
 mod concat;
 mod cross_entropy;
 mod dropout;
@@ -30,6 +31,7 @@ mod unary;
 
 pub(crate) use binary::{add, divide, multiply, subtract};
 pub(crate) use embedding::embedding;
+pub use cast::Cast;
 pub use fill::Fill;
 pub(crate) use function::{Argument, Arguments, Build, Emit, Expects, Function, Misuse, emit_one};
 pub(crate) use matmul::matmul;

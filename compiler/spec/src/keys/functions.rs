@@ -143,8 +143,24 @@ pub(super) const WARMUP_STABLE_DECAY: Function = Function {
 
 pub(super) const FP32: Function = word("fp32", "Single precision throughout.");
 pub(super) const TF32: Function = word("tf32", "Products in TF32 where the device has it, all else fp32.");
-pub(super) const BF16: Function =
-    word("bf16", "Compute and storage in bfloat16; fp32 master weights and moments.");
+pub(super) const BF16: Function = Function {
+    name: "bf16",
+    doc: "Compute and storage in bfloat16; fp32 master weights and moments.",
+    positional: 0,
+    args: &[known_as(
+        "data_types.grad_accum_dtype",
+        "",
+        arg(
+            "accumulate",
+            Type { plain: None, functions: &[&SUMS_F32, &SUMS_BF16] },
+            Fallback::Text("f32"),
+            "Type in which gradients are stored and summed over micro-batches.",
+        ),
+    )],
+};
+pub(super) const SUMS_F32: Function = word("f32", "Single precision: 4 bytes a weight.");
+pub(super) const SUMS_BF16: Function =
+    word("bf16", "bfloat16: 2 bytes a weight, and each sum is rounded to 8 bits.");
 pub(super) const FP16: Function = Function {
     name: "fp16",
     doc: "Half-precision compute and storage with a scaled loss; fp32 master weights and moments.",

@@ -129,7 +129,8 @@ fn precision(precision: &Precision) -> String {
     match precision {
         Precision::Fp32 => "fp32".into(),
         Precision::Tf32 => "tf32".into(),
-        Precision::Bf16 => "bf16".into(),
+        Precision::Bf16 { accumulate: Accumulate::F32 } => "bf16(accumulate: f32)".into(),
+        Precision::Bf16 { accumulate: Accumulate::Bf16 } => "bf16(accumulate: bf16)".into(),
         Precision::Fp16 { loss_scale: LossScale::Static(scale) } => {
             format!("fp16(loss_scale: {})", number(*scale))
         }

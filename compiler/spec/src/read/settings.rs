@@ -162,9 +162,13 @@ fn precision(call: &HeldCall) -> Option<Precision> {
     match call.function.name {
         "fp32" => Some(Precision::Fp32),
         "tf32" => Some(Precision::Tf32),
-        "bf16" => Some(Precision::Bf16),
+        "bf16" => Some(Precision::Bf16 { accumulate: accumulate(call.arg("accumulate")?.value.call()?) }),
         _ => Some(Precision::Fp16 { loss_scale: loss_scale(&call.arg("loss_scale")?.value)? }),
     }
+}
+
+fn accumulate(call: &HeldCall) -> Accumulate {
+    if call.function.name == "bf16" { Accumulate::Bf16 } else { Accumulate::F32 }
 }
 
 fn loss_scale(held: &Held) -> Option<LossScale> {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dspc_graph::ir::{Block, Carried, Def, GradientBuilder, Graph, OpNode, Repeat, RepeatId, Step, ValueId};
+use dspc_graph::ir::{
+    Block, Carried, Def, GradientBuilder, Graph, Input, OpNode, Repeat, RepeatId, Step, TensorType, ValueId,
+};
 use dspc_graph::ops::{gradient_name, sum_of_gradients};
 
 use super::builder::Builder;
@@ -15,29 +17,39 @@ pub(super) struct Backward {
     builder: Builder,
     /// Not yet summed; a parameter's never are.
     terms: Terms,
+    /// Which value each gradient is of; the first, where one gradient is that of several.
+    primals: BTreeMap<ValueId, ValueId>,
     repeats: u32,
 }
 
 impl Backward {
     pub fn new(graph: Graph, wanted: BTreeSet<ValueId>) -> Self {
         let repeats = graph.body.steps.iter().filter(|s| matches!(s, Step::Repeat(_))).count() as u32;
-        Self { builder: Builder::new(graph, wanted), terms: Terms::new(), repeats }
+        Self { builder: Builder::new(graph, wanted), terms: Terms::new(), primals: BTreeMap::new(), repeats }
     }
 
-    /// The graph, the backward steps, and what is left: the parameters' contributions.
-    pub fn finish(self) -> (Graph, Vec<Step>, Terms) {
-        (self.builder.graph, self.builder.steps, self.terms)
+    /// The graph, the backward steps, what is left: the parameters' contributions, and which value each gradient is of.
+    pub fn finish(self) -> (Graph, Vec<Step>, Terms, BTreeMap<ValueId, ValueId>) {
+        (self.builder.graph, self.builder.steps, self.terms, self.primals)
+    }
+
+    /// A scalar that is handed in.
+    pub fn input(&mut self, name: &str, input: Input) -> ValueId {
+        self.builder.add(name, TensorType::scalar(), Def::Input(input))
     }
 
     /// A constant of a value's type, called after its gradient.
     pub fn fill(&mut self, number: f64, like: ValueId, origin: &str) -> ValueId {
         let (name, ty) = (gradient_name(&self.builder.name(like)), self.builder.ty(like));
         self.builder.origin = origin.to_owned();
-        self.builder.fill(number, ty, &name)
+        let filled = self.builder.fill(number, ty, &name);
+        self.primals.insert(filled, like);
+        filled
     }
 
     /// `grad` is a term of the gradient of `value`.
     pub fn contribute(&mut self, value: ValueId, grad: ValueId) {
+        self.primals.entry(grad).or_insert(value);
         self.terms.entry(value).or_default().push(grad);
     }
 
@@ -55,7 +67,11 @@ impl Backward {
     fn gradient_of(&mut self, value: ValueId) -> Option<ValueId> {
         let terms = self.terms.remove(&value)?;
         let name = gradient_name(&self.builder.name(value));
-        terms.into_iter().reduce(|sum, term| self.builder.emit(sum_of_gradients(), &[sum, term], &name)[0])
+        terms.into_iter().reduce(|sum, term| {
+            let sum = self.builder.emit(sum_of_gradients(), &[sum, term], &name)[0];
+            self.primals.insert(sum, value);
+            sum
+        })
     }
 
     fn op(&mut self, node: &OpNode) {
@@ -153,6 +169,7 @@ impl Backward {
         let mut result = arg;
         for term in terms {
             result = self.builder.emit(sum_of_gradients(), &[result, term], &name)[0];
+            self.primals.insert(result, value);
         }
         let out = self.repeat_value(value, Def::RepeatOut(id));
         self.contribute(value, out);
@@ -169,7 +186,9 @@ impl Backward {
     fn repeat_value(&mut self, of: ValueId, def: Def) -> ValueId {
         let name = gradient_name(&self.builder.name(of));
         let ty = self.builder.ty(of);
-        self.builder.add(&name, ty, def)
+        let gradient = self.builder.add(&name, ty, def);
+        self.primals.insert(gradient, of);
+        gradient
     }
 
     /// A parameter that each turn has one of.

@@ -1,7 +1,9 @@
 //! AdamW: Adam with decoupled weight decay (Loshchilov, Hutter 2019, algorithm 2), as PyTorch computes it.
 //!
-//! g' = clip · g,   p ← p · (1 − lr · decay),   m ← β₁ m + (1 − β₁) g',   v ← β₂ v + (1 − β₂) g'²,
-//! p ← p − lr · (m / (1 − β₁ᵗ)) / (√v / √(1 − β₂ᵗ) + ε).   Nothing is written where the norm was not finite.
+//! g' = factor · g,   p ← p · (1 − lr · decay),   m ← β₁ m + (1 − β₁) g',   v ← β₂ v + (1 − β₂) g'²,
+//! p ← p − lr · (m / (1 − β₁ᵗ)) / (√v / √(1 − β₂ᵗ) + ε).   Nothing changes where the norm was not finite.
+//!
+//! The factor clips and takes the loss scale away, so that unscaling, clipping, decay, moments, masters and the copy that ops read are one pass over memory.
 
 use dspc_graph::row_builder::RowBuilder;
 use dspc_graph::rowfn::{BinaryFn, RowFn, UnaryFn};
@@ -17,14 +19,23 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// Operands: p, g, m, v `[rows, cols]`; scalars clip factor, learning rate, 1 − β₁ᵗ, 1 − β₂ᵗ, finite. Results: p, m, v.
-pub fn update(rows: u64, cols: u64, rule: AdamW) -> RowFn {
+/// The parameters that ops read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copies {
+    /// They are the masters themselves.
+    No,
+    /// A copy in another type, written beside the masters.
+    Yes,
+}
+
+/// Operands: p, g, m, v `[rows, cols]`; scalars factor, learning rate, 1 − β₁ᵗ, 1 − β₂ᵗ, finite. Results: p, m, v, and p once more where there is a copy.
+pub fn update(rows: u64, cols: u64, rule: AdamW, copies: Copies) -> RowFn {
     let mut b = RowBuilder::new(rows, cols);
     let (p, g, m, v) = (b.element(), b.element(), b.element(), b.element());
-    let (clip, lr, bias1, bias2, finite) = (b.scalar(), b.scalar(), b.scalar(), b.scalar(), b.scalar());
+    let (factor, lr, bias1, bias2, finite) = (b.scalar(), b.scalar(), b.scalar(), b.scalar(), b.scalar());
     let half = b.number(0.5);
     let apply = b.binary(BinaryFn::Less, half, finite);
-    let g = b.multiply(g, clip);
+    let g = b.multiply(g, factor);
     let (beta1, beta2) = rule.betas;
     let (kept, new) = (b.times(m, beta1), b.times(g, 1.0 - beta1));
     let m_new = b.add(kept, new);
@@ -45,9 +56,19 @@ pub fn update(rows: u64, cols: u64, rule: AdamW) -> RowFn {
     let direction = b.divide(m_new, denominator);
     let change = b.multiply(step_size, direction);
     let p_new = b.subtract(decayed, change);
-    for (new, old) in [(p_new, p), (m_new, m), (v_new, v)] {
+    let results = [(p_new, p), (m_new, m), (v_new, v)];
+    let copy = (copies == Copies::Yes).then_some((p_new, p));
+    for (new, old) in results.into_iter().chain(copy) {
         let gated = b.select(apply, new, old);
         b.yield_element(gated);
     }
+    b.finish()
+}
+
+/// The copy alone, after the masters were set from outside. Operand p; result p.
+pub fn copy(rows: u64, cols: u64) -> RowFn {
+    let mut b = RowBuilder::new(rows, cols);
+    let p = b.element();
+    b.yield_element(p);
     b.finish()
 }

@@ -3,3 +3,4 @@
 pub mod adamw;
 pub mod norm;
 pub mod reference;
+pub mod scaler;

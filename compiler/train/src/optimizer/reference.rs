@@ -35,6 +35,7 @@ mod tests {
     use dspc_graph::interpret::Tensor;
 
     use super::*;
+    use crate::optimizer::scaler::Scaling;
     use crate::optimizer::{adamw, norm};
 
     const RULE: AdamW = AdamW { betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 };
@@ -44,7 +45,7 @@ mod tests {
     }
 
     fn run(state: &[Element], g: &[f64], factor: f64, lr: f64, t: i32, finite: f64) -> Vec<Element> {
-        let f = adamw::update(1, state.len() as u64, RULE);
+        let f = adamw::update(1, state.len() as u64, RULE, adamw::Copies::Yes);
         let of = |pick: fn(&Element) -> f64| flat(&state.iter().map(pick).collect::<Vec<_>>());
         let bias = |beta: f64| Tensor::scalar(1.0 - beta.powi(t));
         let (p, m, v, g) = (of(|e| e.p), of(|e| e.m), of(|e| e.v), flat(g));
@@ -52,6 +53,7 @@ mod tests {
             [Tensor::scalar(factor), Tensor::scalar(lr), bias(0.9), bias(0.95), Tensor::scalar(finite)];
         let operands: Vec<&Tensor> = [&p, &g, &m, &v].into_iter().chain(&scalars).collect();
         let out = evaluate_row_fn(&f, &operands);
+        assert_eq!(out[0], out[3], "the copy is the master, before it is rounded");
         let element = |i: usize| Element { p: out[0].data[i], m: out[1].data[i], v: out[2].data[i] };
         (0..state.len()).map(element).collect()
     }
@@ -84,7 +86,7 @@ mod tests {
     }
 
     fn scalars(squares: &[f64], applied: f64, clip: Option<f64>) -> Vec<f64> {
-        let f = norm::step_scalars(squares.len() as u64, clip);
+        let f = norm::step_scalars(squares.len() as u64, clip, &Scaling::None);
         let table = |xs: &[f64]| Tensor { dims: vec![xs.len()], data: xs.to_vec() };
         let (lr, b1, b2) =
             (table(&[1e-3, 2e-3, 3e-3]), table(&[0.1, 0.19, 0.271]), table(&[0.05, 0.0975, 0.142625]));
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn the_scalars_of_a_step_follow_from_the_squares() {
         let found = scalars(&[9.0, 16.0], 1.0, Some(1.0));
-        assert_eq!(found, [5.0, 1.0, clip_factor(5.0, Some(1.0)), 2e-3, 0.19, 0.0975, 2.0]);
+        assert_eq!(found, [5.0, 1.0, clip_factor(5.0, Some(1.0)), 2e-3, 0.19, 0.0975, 2.0, -1.0]);
         assert_eq!(scalars(&[0.01], 0.0, Some(1.0))[2], 1.0);
         assert_eq!(scalars(&[9.0, 16.0], 0.0, None)[2], 1.0);
     }
