@@ -37,6 +37,12 @@ fn gpt2() {
     all("gpt2");
 }
 
+/// The smallest model in half precision: types, casts, masters, the loss scale.
+#[test]
+fn half() {
+    all("half");
+}
+
 #[test]
 fn llama() {
     all("llama");

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Builder, at, instruction, launch, repeat};
     use dspc_program::{
-        Action, Arg, ElementType::F32, ElementType::I32, Entry, Epilogue, Gemm, Matrix, Over, Place, Role,
+        Action, Arg, ElementType::Bf16, ElementType::F16, ElementType::F32, ElementType::I32, Entry, Epilogue, Gemm, Matrix, Over, Place, Role,
     };
 
     fn device(builder: &Builder, threads: usize) -> Cpu {
@@ -369,6 +369,93 @@ mod tests {
                     for c in both {
                         product(m, n, k, (a, b, c), a ^ b, 1 + (m as usize % 3));
                     }
+                }
+            }
+        }
+    }
+
+    /// Factors and results of 16 bits against f64: the factors are what is stored, and the result is rounded once.
+    fn sixteen(
+        types: [dspc_program::ElementType; 3],
+        (m, n, k): (u64, u64, u64),
+        transposed: (bool, bool, bool),
+        accumulate: bool,
+    ) {
+        let mut b = Builder::new();
+        let matrix = |b: &mut Builder, name: &str, dtype, rows: u64, cols: u64, transposed: bool| {
+            let (r, c) = if transposed { (cols, rows) } else { (rows, cols) };
+            let buffer = b.buffer(name, dtype, r * (c + 3) + 5, 1, Role::Inner);
+            Matrix { at: Place { elements: 5, ..Place::of(buffer) }, stride: c + 3, transposed }
+        };
+        let a = matrix(&mut b, "a", types[0], m, k, transposed.0);
+        let w = matrix(&mut b, "b", types[1], k, n, transposed.1);
+        let c = matrix(&mut b, "c", types[2], m, n, transposed.2);
+        let gemm = Gemm { m, n, k, a, b: w, c, accumulate, tf32: false, fused: None, own: None, epilogue: None };
+        b.program.train.body = vec![instruction(Action::Gemm(gemm))];
+        let mut d = device(&b, 2);
+        let stream = crate::philox::Stream { seed: m, step: 0, site: 0 };
+        let stored = |i: u64, dtype| match dtype {
+            F32 => f64::from(stream.uniform(i) as f32 - 0.5),
+            Bf16 => half::bf16::from_f64(stream.uniform(i) - 0.5).to_f64(),
+            _ => half::f16::from_f64(stream.uniform(i) - 0.5).to_f64(),
+        };
+        let bytes = |values: &[f64], dtype| -> Vec<u8> {
+            let each = |x: &f64| match dtype {
+                F32 => (*x as f32).to_le_bytes().to_vec(),
+                Bf16 => half::bf16::from_f64(*x).to_le_bytes().to_vec(),
+                _ => half::f16::from_f64(*x).to_le_bytes().to_vec(),
+            };
+            values.iter().flat_map(each).collect()
+        };
+        let values = [a, w, c].map(|x| {
+            let buffer = &b.program.buffers[x.at.buffer.0 as usize];
+            let values: Vec<f64> = (0..buffer.elements).map(|i| stored(i + u64::from(x.at.buffer.0), buffer.dtype)).collect();
+            d.write(x.at.buffer, 0, &bytes(&values, buffer.dtype)).unwrap();
+            values
+        });
+        d.run(EntryKind::Train).unwrap();
+        let buffer = &b.program.buffers[c.at.buffer.0 as usize];
+        let mut out = vec![0; values[2].len() * super::super::element_bytes(buffer.dtype) as usize];
+        d.read(c.at.buffer, 0, 0, &mut out).unwrap();
+        let found: Vec<f64> = match buffer.dtype {
+            F32 => bytemuck::cast_slice::<u8, f32>(&out).iter().map(|x| f64::from(*x)).collect(),
+            Bf16 => bytemuck::cast_slice::<u8, half::bf16>(&out).iter().map(|x| x.to_f64()).collect(),
+            _ => bytemuck::cast_slice::<u8, half::f16>(&out).iter().map(|x| x.to_f64()).collect(),
+        };
+        let index = |x: &Matrix, r: u64, c: u64| {
+            let (r, c) = if x.transposed { (c, r) } else { (r, c) };
+            (5 + r * x.stride + c) as usize
+        };
+        // Half a unit in the last place of the result's type, and the f32 sum's own error.
+        let unit = match buffer.dtype {
+            F32 => 0.0,
+            Bf16 => 1.0 / 256.0,
+            _ => 1.0 / 2048.0,
+        };
+        let mut touched = vec![false; found.len()];
+        for i in 0..m {
+            for j in 0..n {
+                let at = index(&c, i, j);
+                touched[at] = true;
+                let term = |l: u64| values[0][index(&a, i, l)] * values[1][index(&w, l, j)];
+                let sum: f64 = (0..k).map(term).sum::<f64>() + if accumulate { values[2][at] } else { 0.0 };
+                let bound = unit * sum.abs() + 1e-6 * k as f64 + 1e-7;
+                assert!((found[at] - sum).abs() <= bound, "{types:?} {m}×{n}×{k} at {i}, {j}: {} for {sum}", found[at]);
+            }
+        }
+        for (at, _) in touched.iter().enumerate().filter(|(_, touched)| !**touched) {
+            assert_eq!(found[at], values[2][at], "what is not c's stays");
+        }
+    }
+
+    #[test]
+    fn products_of_sixteen_bits() {
+        let both = [false, true];
+        for (m, n, k) in [(1, 1, 1), (3, 5, 0), (33, 47, 600), (300, 130, 70), (70, 1100, 520)] {
+            for types in [[Bf16, Bf16, Bf16], [Bf16, Bf16, F32], [F16, F16, F16], [F16, F16, F32]] {
+                for layout in 0..4 {
+                    let transposed = (layout & 1 == 1, layout & 2 == 2, (m + layout) % 3 == 0);
+                    sixteen(types, (m, n, k), transposed, both[(layout as usize + 1) % 2]);
                 }
             }
         }
