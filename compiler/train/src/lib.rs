@@ -17,9 +17,7 @@ pub use precision::{Storage, store, store_forward};
 pub use print::print;
 pub use recompute::{Recompute, recompute};
 
-use std::collections::BTreeSet;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dspc_graph::ir::{Graph, ParamId, ValueId};
 use dspc_spec::settings::{Optimizer, Precision};

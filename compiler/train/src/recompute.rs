@@ -2,7 +2,8 @@
 //!
 //! Reads   a training graph; how much may be computed again.
 //! Writes  the same graph with ops of the forward repeats repeated inside the repeats that mirror them, each before its first reader.
-//! Keeps   every gradient to the bit: an op done again sees the operands, the random site and the turn that it saw first. The forward pass.
+//! Keeps   every gradient to the bit: an op done again sees the operands, the random site and the turn that it saw first. (In 16 bits what is done again in the
+//!         kernel that reads it is not rounded in between.) The forward pass.
 //! Leaves  alone what stands outside repeats: it is kept once, not once a turn.
 //! Cost    one minimum cut a repeat, over the values of one turn.
 //!
