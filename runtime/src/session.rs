@@ -505,8 +505,7 @@ impl Buffers {
             let slots = program.buffers[buffer.0 as usize].slots.min(program.training.accumulation);
             (0..slots).map(move |slot| (buffer, slot))
         });
-        let scalars =
-            [self.grad_norm, self.finite, self.loss_scale, self.scale_exhausted, self.first_bad];
+        let scalars = [self.grad_norm, self.finite, self.loss_scale, self.scale_exhausted, self.first_bad];
         losses.chain(scalars.into_iter().flatten().map(|b| (b, 0))).collect()
     }
 }

@@ -3,7 +3,7 @@
 use crate::memory::{buffer_end, bytes_of, root, roots_that_outlive, share, slot_bytes};
 use crate::region::{Region, Regions};
 use crate::walk::{MICRO_BATCHES_MAX, Step};
-use crate::{EntryKind, Rule, finding::Findings, uses::Use};
+use crate::{EntryKind, Rule, finding::Findings, uses, uses::Use, walk};
 use dspc_program::{Action, Buffer, Entry, Instruction, Over, Place, Program, Role};
 use std::collections::HashMap;
 
@@ -76,6 +76,15 @@ impl<'a> Contents<'a> {
         };
         let held = all.iter().enumerate().map(held).collect();
         Self { program, kind, held, writers: vec![HashMap::new(); all.len()], sharers, views }
+    }
+
+    /// What an entry that was run before has left; its own mistakes are found when it is walked for itself.
+    pub(crate) fn after(&mut self, entry: &Entry) {
+        let mut ignored = Findings::default();
+        walk::walk(entry, &mut |step| {
+            let uses = uses::of(self.program, EntryKind::Refresh, step, &mut ignored);
+            self.step(EntryKind::Refresh, step, &uses, &mut ignored);
+        });
     }
 
     pub(crate) fn step(&mut self, kind: EntryKind, step: &Step<'_>, uses: &[Use], findings: &mut Findings) {

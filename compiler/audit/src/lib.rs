@@ -81,6 +81,9 @@ pub(crate) fn entries(program: &Program) -> impl Iterator<Item = (EntryKind, &En
 /// One walk in issue order feeds the proofs that depend on it.
 fn walk_entry(program: &Program, kind: EntryKind, entry: &Entry, findings: &mut Findings) {
     let mut contents = contents::Contents::at_start(program, kind);
+    if let Some(refresh) = program.refresh.as_ref().filter(|_| kind != EntryKind::Refresh) {
+        contents.after(refresh);
+    }
     let mut order = order::Order::of(entry);
     let mut highest = 0;
     walk::walk(entry, &mut |step| {

@@ -51,7 +51,8 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
     if let Some(scale) = state.loss_scale.map(Place::start) {
         reads.push(scale);
         if let Scaling::Dynamic(scaler) = scaling {
-            let counter = |pool: &mut Pool, name, kind| Place::start(pool.storage(name, DType::I32, 1, 1, kind));
+            let counter =
+                |pool: &mut Pool, name, kind| Place::start(pool.storage(name, DType::I32, 1, 1, kind));
             let clean = counter(pool, "clean_steps", StorageKind::CleanSteps);
             let left = counter(pool, "hysteresis", StorageKind::Hysteresis { full: scaler.hysteresis });
             reads.extend([clean, left]);

@@ -9,8 +9,8 @@ use dspc_graph::form::Form;
 use dspc_graph::ir::{Def, Graph, Param, ParamId, Step, ValueId};
 use dspc_train::TrainGraph;
 
-/// Elements that every parameter's start is a multiple of: 64 bytes of f32.
-pub const ALIGN_ELEMENTS: u64 = 16;
+/// Elements that every parameter's start is a multiple of: 64 bytes of the narrowest storage type.
+pub const ALIGN_ELEMENTS: u64 = 32;
 
 /// Elements that every group's size is a multiple of: the grid on which the gradient norm is summed, and on which shards will be cut.
 pub const GRID_ELEMENTS: u64 = 1024;

@@ -53,12 +53,8 @@ fn print_partition(plan: &Plan, out: &mut String) {
     if bytes.masters > 0 {
         let _ = write!(out, "   masters {:.2} MiB", mib(bytes.masters));
     }
-    let _ = writeln!(
-        out,
-        "   gradients {:.2} MiB   moments {:.2} MiB",
-        mib(bytes.gradients),
-        mib(bytes.moments)
-    );
+    let _ =
+        writeln!(out, "   gradients {:.2} MiB   moments {:.2} MiB", mib(bytes.gradients), mib(bytes.moments));
     for (i, group) in plan.partition.groups.iter().enumerate() {
         let _ = writeln!(out, "  {:<8} flat({})", group.name, group.elements);
         let members = plan.train.graph.params.iter().zip(&plan.partition.members);

@@ -8,12 +8,12 @@ use dspc_kernel::steps::{
     Fused, Kernels, Launch, Matrix, NamedKernel, Own, Place, Step, Storage, StorageId, StorageKind, TableKind,
 };
 use dspc_plan::Plan;
-use dspc_spec::settings::Precision;
 use dspc_program as program;
 use dspc_program::{
     Action, Arena, Arg, Buffer, BufferId, ElementType, Entry, Family, Formula, Instruction, KernelEntry,
     KernelId, Over, Program, Role, StreamId,
 };
+use dspc_spec::settings::Precision;
 
 use crate::alias::{Aliases, reuse_in_place};
 use crate::lifetime::lifetimes;

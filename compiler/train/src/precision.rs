@@ -360,7 +360,8 @@ mod tests {
         for name in ["h.x", "h.q", "x"] {
             assert_eq!(dtype(name), DType::Bf16, "{name}");
         }
-        let of_rows = train.graph.values.iter().filter(|v| v.name.ends_with(".rstd") || v.name.ends_with(".lse"));
+        let of_rows =
+            train.graph.values.iter().filter(|v| v.name.ends_with(".rstd") || v.name.ends_with(".lse"));
         assert!(of_rows.clone().count() >= 4 && of_rows.clone().all(|v| v.ty.dtype == DType::F32));
         assert!(train.graph.params.iter().all(|p| p.ty.dtype == DType::Bf16));
     }

@@ -199,7 +199,8 @@ mod tests {
     use super::*;
     use crate::fixture::{Builder, at, instruction, launch, repeat};
     use dspc_program::{
-        Action, Arg, ElementType::Bf16, ElementType::F16, ElementType::F32, ElementType::I32, Entry, Epilogue, Gemm, Matrix, Over, Place, Role,
+        Action, Arg, ElementType::Bf16, ElementType::F16, ElementType::F32, ElementType::I32, Entry,
+        Epilogue, Gemm, Matrix, Over, Place, Role,
     };
 
     fn device(builder: &Builder, threads: usize) -> Cpu {
@@ -390,7 +391,8 @@ mod tests {
         let a = matrix(&mut b, "a", types[0], m, k, transposed.0);
         let w = matrix(&mut b, "b", types[1], k, n, transposed.1);
         let c = matrix(&mut b, "c", types[2], m, n, transposed.2);
-        let gemm = Gemm { m, n, k, a, b: w, c, accumulate, tf32: false, fused: None, own: None, epilogue: None };
+        let gemm =
+            Gemm { m, n, k, a, b: w, c, accumulate, tf32: false, fused: None, own: None, epilogue: None };
         b.program.train.body = vec![instruction(Action::Gemm(gemm))];
         let mut d = device(&b, 2);
         let stream = crate::philox::Stream { seed: m, step: 0, site: 0 };
@@ -409,7 +411,8 @@ mod tests {
         };
         let values = [a, w, c].map(|x| {
             let buffer = &b.program.buffers[x.at.buffer.0 as usize];
-            let values: Vec<f64> = (0..buffer.elements).map(|i| stored(i + u64::from(x.at.buffer.0), buffer.dtype)).collect();
+            let values: Vec<f64> =
+                (0..buffer.elements).map(|i| stored(i + u64::from(x.at.buffer.0), buffer.dtype)).collect();
             d.write(x.at.buffer, 0, &bytes(&values, buffer.dtype)).unwrap();
             values
         });
@@ -440,7 +443,11 @@ mod tests {
                 let term = |l: u64| values[0][index(&a, i, l)] * values[1][index(&w, l, j)];
                 let sum: f64 = (0..k).map(term).sum::<f64>() + if accumulate { values[2][at] } else { 0.0 };
                 let bound = unit * sum.abs() + 1e-6 * k as f64 + 1e-7;
-                assert!((found[at] - sum).abs() <= bound, "{types:?} {m}×{n}×{k} at {i}, {j}: {} for {sum}", found[at]);
+                assert!(
+                    (found[at] - sum).abs() <= bound,
+                    "{types:?} {m}×{n}×{k} at {i}, {j}: {} for {sum}",
+                    found[at]
+                );
             }
         }
         for (at, _) in touched.iter().enumerate().filter(|(_, touched)| !**touched) {

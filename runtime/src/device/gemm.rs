@@ -339,13 +339,7 @@ unsafe fn turned(b: Panel, n: usize, k: usize, scratch: &mut Vec<f32>) -> Panel 
 ///
 /// # Safety
 /// The matrices hold what the dims say, and no other thread touches c.
-unsafe fn multiply(
-    (m, n, k): (usize, usize, usize),
-    a: Panel,
-    b: Panel,
-    c: Panel,
-    accumulate: bool,
-) {
+unsafe fn multiply((m, n, k): (usize, usize, usize), a: Panel, b: Panel, c: Panel, accumulate: bool) {
     // SAFETY: the caller's contract.
     unsafe {
         gemm::gemm(

@@ -208,8 +208,16 @@ mod tests {
 
     #[test]
     fn a_line_of_the_log() {
-        let stats =
-            StepStats { step: 120, loss: 3.0, grad_norm: Some(0.841), learning_rate: 5.9e-4, finite: true, loss_scale: None, scale_exhausted: false, first_bad: None };
+        let stats = StepStats {
+            step: 120,
+            loss: 3.0,
+            grad_norm: Some(0.841),
+            learning_rate: 5.9e-4,
+            finite: true,
+            loss_scale: None,
+            scale_exhausted: false,
+            first_bad: None,
+        };
         let reading = Reading { loss: 3.28171, tokens_per_second: 412_300.0, seconds_left: 4360.0 };
         let line = line(&stats, &reading, 2000, Some(210 << 20));
         assert!(

@@ -30,8 +30,8 @@ mod transpose;
 mod unary;
 
 pub(crate) use binary::{add, divide, multiply, subtract};
-pub(crate) use embedding::embedding;
 pub use cast::Cast;
+pub(crate) use embedding::embedding;
 pub use fill::Fill;
 pub(crate) use function::{Argument, Arguments, Build, Emit, Expects, Function, Misuse, emit_one};
 pub(crate) use matmul::matmul;

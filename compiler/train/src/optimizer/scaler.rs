@@ -171,8 +171,10 @@ mod tests {
                 Tensor { dims: vec![1, 2], data: vec![4.0, if overflow { f64::INFINITY } else { 5.0 }] };
             let (zero, scale) = (one(0.0), Tensor::scalar(self.scale));
             let (clean, left) = (one(self.clean), one(self.left));
-            let out =
-                evaluate_row_fn(&f, &[&squares, &zero, &one(1.0), &one(1.0), &one(1.0), &scale, &clean, &left]);
+            let out = evaluate_row_fn(
+                &f,
+                &[&squares, &zero, &one(1.0), &one(1.0), &one(1.0), &scale, &clean, &left],
+            );
             let number = |i: usize| out[i].data[0];
             (self.scale, self.clean, self.left) = (number(8), number(9), number(10));
             assert_eq!(number(1), f64::from(u8::from(!overflow)));

@@ -51,8 +51,12 @@ impl Stored {
         unsafe {
             match self {
                 Stored::F32 => std::slice::from_raw_parts_mut(to.cast(), count).copy_from_slice(from),
-                Stored::Bf16 => std::slice::from_raw_parts_mut(to.cast::<bf16>(), count).convert_from_f32_slice(from),
-                Stored::F16 => std::slice::from_raw_parts_mut(to.cast::<f16>(), count).convert_from_f32_slice(from),
+                Stored::Bf16 => {
+                    std::slice::from_raw_parts_mut(to.cast::<bf16>(), count).convert_from_f32_slice(from)
+                }
+                Stored::F16 => {
+                    std::slice::from_raw_parts_mut(to.cast::<f16>(), count).convert_from_f32_slice(from)
+                }
             }
         }
     }
