@@ -170,9 +170,9 @@ fn chunked(mut compiled: Compiled) -> Option<Compiled> {
     let (plan, program) = (&compiled.lowered.plan, compiled.lowered.program);
     let vocab = program.data.vocab;
     let padded = vocab.next_multiple_of(dspc_plan::VOCABULARY_ROWS);
-    let by_columns =
-        [padded, vocab].map(|cols| dspc_kernel::kernels_within(plan, Family::Cuda, 4 * cols * 4));
-    let mut chunked = by_columns.into_iter().filter(|k| dspc_kernel::print(k).contains("× chunk"));
+    let row_bytes = [padded, vocab].into_iter().flat_map(|cols| [2 * cols, 4 * cols]);
+    let by_columns = row_bytes.map(|row| dspc_kernel::kernels_within(plan, Family::Cuda, 4 * row));
+    let mut chunked = by_columns.filter(|k| dspc_kernel::print(k).contains("× chunk"));
     let kernels = chunked.next()?;
     let dspc_program::Program { dspc, spec_hash, model, data, training, .. } = program;
     let job = dspc_schedule::Job { dspc, spec_hash, model, data, training };
