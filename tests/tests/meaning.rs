@@ -256,6 +256,17 @@ fn long_rows_are_added_element_by_element() {
     assert!(dspc_kernel::print(&compiled.lowered.kernels).contains("sum_rows"));
 }
 
+/// More rows than one chunk of a column sum holds, whose parts are f32 though the gradients are not.
+#[test]
+fn sums_in_parts_of_half_gradients() {
+    let wide = [
+        ("context: 4)", "context: 64)"),
+        ("sequence: 4", "sequence: 64"),
+        ("optimizer =", "precision = bf16(accumulate: bf16)\noptimizer ="),
+    ];
+    means(GPT2, &wide);
+}
+
 /// The library's product does what follows it, where it can.
 #[test]
 fn products_on_a_gpu_absorb_biases_and_gelu() {

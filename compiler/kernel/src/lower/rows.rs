@@ -183,6 +183,9 @@ impl Lowering<'_> {
             let adds = self.adds(value);
             let (name, dtype) = (self.graph.value(value).name.clone(), self.graph.ty(value).dtype);
             let mut write = |what, stride, accumulate, place| {
+                // Parts of a sum are f32, whatever their sum is stored as.
+                let in_parts = chunks > 1 && matches!(what, Target::ColumnSum(_));
+                let dtype = if in_parts { DType::F32 } else { dtype };
                 writes.push(Write { name: name.clone(), dtype, what, stride, accumulate });
                 places.push(place);
             };
