@@ -57,7 +57,7 @@ class Bench:
         self.end = time.monotonic() + args.budget
         self.work.mkdir(parents=True, exist_ok=True)
         args.results.mkdir(parents=True, exist_ok=True)
-        self.environment = dict(os.environ, XDG_CACHE_HOME=str(self.work / "cache"), PYTHONUNBUFFERED="1")
+        self.environment = dict(os.environ, DSPC_CACHE=str(self.work / "cache"), PYTHONUNBUFFERED="1")
         self.environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.work / "inductor"))
         self.environment.setdefault("TORCH_EXTENSIONS_DIR", str(self.work / "extensions"))
 
@@ -156,7 +156,7 @@ class Bench:
             return
         ours = [line["loss"] for line in result[0] if "loss" in line]
         precisions = list(dict.fromkeys(["fp32", bound["precision"]]))
-        command = [sys.executable, PEERS / "torch_losses.py", start / "checkpoint-0", "--tokens", self.work / "cache/dspc",
+        command = [sys.executable, PEERS / "torch_losses.py", start / "checkpoint-0", "--tokens", self.work / "cache",
                    "--steps", steps, "--precision", *precisions, *self.args.peer]
         output = self.call(f"torch {spec}", command, cwd=PEERS)
         for folder in (start, out):
