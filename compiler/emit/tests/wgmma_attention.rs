@@ -27,6 +27,14 @@ fn window(size: i64) -> Mask {
     Mask::Where(Arc::new(binary(MaskOp::And, binary(MaskOp::LessEqual, Key, Query), near)))
 }
 
+/// Every third key, but for the first queries.
+fn sparse() -> Mask {
+    use MaskExpr::{Const, Key, Query};
+    let binary = |op, a, b| MaskExpr::Binary(op, Arc::new(a), Arc::new(b));
+    let third = binary(MaskOp::Equal, binary(MaskOp::Remainder, Key, Const(3)), Const(1));
+    Mask::Where(Arc::new(binary(MaskOp::And, third, binary(MaskOp::Less, Const(4), Query))))
+}
+
 fn attention(heads: (u64, u64), head_dim: u64, positions: u64, dtype: DType, mask: Mask) -> AttentionKernel {
     let (heads, kv_heads) = heads;
     let packed = (heads + 2 * kv_heads) * head_dim;
@@ -139,6 +147,7 @@ fn every_form_assembles_without_spills_or_serialized_products() {
         cases.push(attention((2, 2), dim, 1024, Bf16, Mask::causal()));
         cases.push(attention((6, 2), dim, 333, F16, window(100)));
         cases.push(attention((3, 1), dim, 500, Bf16, Mask::Full));
+        cases.push(attention((4, 1), dim, 700, Bf16, sparse()));
         cases.push(attention((2, 1), dim, 2, F16, Mask::causal()));
     }
     for kernel in cases.iter().flat_map(both) {

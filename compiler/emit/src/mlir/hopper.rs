@@ -89,6 +89,12 @@ impl Function {
         self.number_of_address(at)
     }
 
+    /// The number of the warp's first lane: one that the assembler knows to be the same in all lanes.
+    pub fn of_first_lane(&mut self, x: Value) -> Value {
+        let (all, first, clamp) = (self.int(INT, -1), self.int(INT, 0), self.int(INT, 31));
+        self.value(INT, format!("nvvm.shfl.sync idx {all}, {x}, {first}, {clamp} : i32 -> i32"))
+    }
+
     /// Makes a barrier that `arrivals` complete.
     pub fn barrier_new(&mut self, at: Value, arrivals: u32) {
         let arrivals = self.int(INT, arrivals.into());
@@ -206,5 +212,25 @@ impl Function {
     /// Waits until at most `pending` groups of products run; gives the accumulators of those that ended.
     pub fn await_products(&mut self, pending: u32, sums: &[Value]) -> Vec<Value> {
         self.assembly(&format!("wgmma.wait_group.sync.aligned {pending};"), sums, &[], &[])
+    }
+
+    /// Waits for all products, but not before `witness`, which is never below 0, is known; gives the accumulators, and `others` as they are.
+    ///
+    /// The assembler moves a wait up to where nothing between needs it, past work that was to be done meanwhile. It does not move one past
+    /// a pause, and whether this one pauses is only known with the witness.
+    pub fn await_products_after(
+        &mut self,
+        witness: Value,
+        sums: &[Value],
+        others: &[Value],
+    ) -> (Vec<Value>, Vec<Value>) {
+        let updated = [sums, others].concat();
+        let at = first_input(updated.len(), 0);
+        let text = format!(
+            "{{ .reg .pred never; setp.lt.f32 never, ${at}, 0fBF800000; @never nanosleep.u32 1; wgmma.wait_group.sync.aligned 0; }}"
+        );
+        let mut all = self.assembly(&text, &updated, &[], &[witness]);
+        let others = all.split_off(sums.len());
+        (all, others)
     }
 }

@@ -129,6 +129,10 @@ impl Function {
     pub fn minu(&mut self, a: Value, b: Value) -> Value {
         self.same("minui", a, b)
     }
+    /// The larger, unsigned.
+    pub fn maxu(&mut self, a: Value, b: Value) -> Value {
+        self.same("maxui", a, b)
+    }
     /// Bitwise and; of conditions, both.
     pub fn and(&mut self, a: Value, b: Value) -> Value {
         self.same("andi", a, b)

@@ -3,23 +3,24 @@
 //! A block owns 64 keys a warpgroup, with their values, and visits tiles of queries and dy, for all query heads that share the keys. Scores
 //! have keys as rows, so pᵀ and dsᵀ are left factors as they are. Log-sum-exp and δ are of columns and come with each tile.
 
-use super::fragment::{Lane, Rows as Direction, Target, apply_mask, pack, store};
+use super::allowed::{Allowed, Rows as Direction};
+use super::fragment::{Hold, Lane, Left, Target, pack, store};
 use super::items::{Item, Items};
 use super::loads::{Place, Tiles, map};
 use super::stage::{Layout, Shared, Turn, arrive, declaration, wide};
 use super::statistics::{delta_at, padded};
-use super::visits::{Owner, Visits};
+use super::visits::{HEAD, Owner, Visits};
 use super::{Tiling, arguments, scale_of_powers};
 use crate::gpu::memory::stored;
-use crate::mlir::{Element, Factor, Function, Onto, Product, SharedMatrix, Summed, Type, Value};
+use crate::mlir::{Element, Factor, Function, Onto, Order, Product, Summed, Type, Value};
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
 
 /// Sizes that measured fastest.
 pub(super) fn tiling(kernel: &AttentionKernel) -> Tiling {
     match kernel.head_dim {
-        64 => Tiling { groups: 2, visited: 64, stages: 4 },
-        _ => Tiling { groups: 2, visited: 64, stages: 3 },
+        64 => Tiling { groups: 2, visited: 64, stages: 4, items: 2 },
+        _ => Tiling { groups: 2, visited: 64, stages: 4, items: 1 },
     }
 }
 
@@ -36,6 +37,7 @@ struct Backward<'k> {
     kernel: &'k AttentionKernel,
     tiling: Tiling,
     last: Last,
+    hold: Hold,
     visits: &'k Visits,
     items: Items,
     shared: Shared,
@@ -48,10 +50,35 @@ struct Backward<'k> {
 }
 
 /// Factors that stay for an item.
-#[derive(Clone, Copy)]
 struct Resident {
-    keys: SharedMatrix,
-    values: SharedMatrix,
+    keys: Left,
+    values: Left,
+}
+
+/// What goes from visit to visit.
+struct State {
+    /// The next place in the ring of visits.
+    turn: Turn,
+    /// The barrier of the stage that the running products read.
+    reads: Value,
+    /// Their sums: dv, dk.
+    sums: Vec<Value>,
+}
+
+/// An item's results: its head and the thread's first row.
+#[derive(Clone, Copy)]
+struct Own {
+    head: Value,
+    row: Value,
+}
+
+/// A visit's products that run: sᵀ and v dyᵀ, and the place of its tiles.
+struct Started<'k> {
+    allowed: Option<Allowed<'k>>,
+    stage: Value,
+    turn: Turn,
+    scores: Vec<Value>,
+    slopes: Vec<Value>,
 }
 
 /// Writes the kernel; parameters are those of the gradient and the maps of k, v, q, dy.
@@ -71,9 +98,8 @@ pub(super) fn emit(
     let visits = Visits::new(kernel, cols.into(), rows.into(), Owner::Keys);
     let table = format!("{symbol}_visits");
     let layout = Layout {
-        resident: 2 * own[0].bytes(),
-        stage: 2 * visited[0].bytes() + (8 * cols).next_multiple_of(1024),
-        stages: tiling.stages,
+        own: (2 * own[0].bytes(), tiling.items),
+        visited: (2 * visited[0].bytes() + (8 * cols).next_multiple_of(1024), tiling.stages),
         warps: 4 * tiling.groups,
     };
     let thread = f.special("tid.x");
@@ -88,20 +114,33 @@ pub(super) fn emit(
         map(kernel, 5, (kernel.heads, queries, sdy), cols),
     ];
     let launch = tiling.launch(symbol, items.count(), layout.bytes(), maps);
-    let last = if kernel.head_dim == 64 { Last::Run } else { Last::End };
+    let (last, hold) =
+        if kernel.head_dim == 64 { (Last::Run, Hold::Registers) } else { (Last::End, Hold::Shared) };
     let (dk, dv, workspace) = (args[7], args[8], args[9]);
-    let this =
-        Backward { kernel, tiling, last, visits: &visits, items, shared, own, visited, dk, dv, workspace };
-    tiling.roles(&mut f, thread, |f| this.load(f), |f| this.compute(f, thread));
+    let this = Backward {
+        kernel,
+        tiling,
+        last,
+        hold,
+        visits: &visits,
+        items,
+        shared,
+        own,
+        visited,
+        dk,
+        dv,
+        workspace,
+    };
+    tiling.roles(&mut f, thread, this.items.count(), |f| this.load(f), |f| this.compute(f, thread));
     let text = f.finish(symbol, &types, &tiling.attributes());
     Ok((visits.text(&table) + &declaration(symbol) + &text, launch))
 }
 
 impl Backward<'_> {
-    /// Batch and key head of an item.
-    fn heads(&self, f: &mut Function, item: Item) -> (Value, Value) {
+    /// Batch and head of a key head of all batches.
+    fn heads(&self, f: &mut Function, head: Value) -> (Value, Value) {
         let heads = f.int32(self.kernel.kv_heads);
-        (f.divu(item.head, heads), f.remu(item.head, heads))
+        (f.divu(head, heads), f.remu(head, heads))
     }
 
     /// Query heads of a key head.
@@ -109,69 +148,44 @@ impl Backward<'_> {
         self.kernel.heads / self.kernel.kv_heads
     }
 
+    /// The tile of a visit, and the number of its head among those that share the keys.
+    fn visited(&self, f: &mut Function, item: Item, visit: Value) -> (Value, Value) {
+        let number = self.items.visited(f, item, visit);
+        if self.group() == 1 {
+            return (number, f.int32(0));
+        }
+        let low = f.int32((1 << HEAD) - 1);
+        (f.and(number, low), f.shr(number, HEAD.into()))
+    }
+
+    /// The thread that loads.
     fn load(&self, f: &mut Function) {
-        let zero = f.int32(0);
-        self.items.each(f, &[zero, zero, zero], |f, item, carried| {
-            let (batch, kv_head) = self.heads(f, item);
-            let one = f.int32(1);
-            let (full, empty) = (self.shared.resident_full(f), self.shared.resident_empty(f));
-            let parity = f.xor(carried[2], one);
-            f.barrier_wait(empty, parity);
-            f.barrier_expect(full, 2 * self.own[0].bytes());
+        let (zero, one) = (f.int32(0), f.int32(1));
+        self.items.each(f, &[zero; 4], |f, item, carried| {
+            let (batch, kv_head) = self.heads(f, item.head);
+            let own = Turn::of(&carried[..2]);
+            let bytes = self.own[0].bytes();
+            let (at, barrier) = self.shared.own.await_empty(f, own, 2 * bytes);
             let row = f.times(item.tile, self.own[0].rows.into());
             let place = Place { batch, head: kv_head, row };
-            self.own[0].copy(f, place, self.shared.base, full);
-            let at = f.plus(self.shared.base, self.own[0].bytes().into());
-            self.own[1].copy(f, place, at, full);
+            self.own[0].copy(f, place, at, barrier);
+            let at = f.plus(at, bytes.into());
+            self.own[1].copy(f, place, at, barrier);
             let first = f.times(kv_head, self.group());
-            // Visits that need the predicate first, as those that compute take them.
-            let mut turn = carried[..2].to_vec();
-            for range in self.ranges(f, item) {
-                turn = self.each_head(f, &turn, |f, head, turn| {
-                    let head = f.addi(first, head);
-                    f.fold((range.0, range.1, one), turn, |f, visit, turn| {
-                        let tile = self.items.visited(f, item, visit);
-                        let row = f.times(tile, self.visited[0].rows.into());
-                        self.load_visit(
-                            f,
-                            Place { batch, head, row },
-                            Turn { stage: turn[0], phase: turn[1] },
-                        )
-                    })
-                });
-            }
-            vec![turn[0], turn[1], parity]
+            let turn = f.fold((zero, item.visits, one), &carried[2..], |f, visit, turn| {
+                let (tile, head) = self.visited(f, item, visit);
+                let head = f.addi(first, head);
+                let row = f.times(tile, self.visited[0].rows.into());
+                self.load_visit(f, Place { batch, head, row }, Turn::of(turn)).values().to_vec()
+            });
+            [self.shared.own.next(f, own).values(), [turn[0], turn[1]]].concat()
         });
     }
 
-    /// Ranges of an item's visits: those with the predicate, if there are any in the whole table, and those without.
-    fn ranges(&self, f: &mut Function, item: Item) -> Vec<(Value, Value)> {
-        let zero = f.int32(0);
-        if self.visits.any_partial {
-            vec![(zero, item.partial), (item.partial, item.visits)]
-        } else {
-            vec![(zero, item.visits)]
-        }
-    }
-
-    /// Runs the body for each query head of the key head, by its number in the group.
-    fn each_head(
-        &self,
-        f: &mut Function,
-        carried: &[Value],
-        body: impl FnOnce(&mut Function, Value, &[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
-        let (zero, one, end) = (f.int32(0), f.int32(1), f.int32(self.group()));
-        if self.group() == 1 {
-            return body(f, zero, carried);
-        }
-        f.fold((zero, end, one), carried, body)
-    }
-
     /// Queries, dy and their statistics.
-    fn load_visit(&self, f: &mut Function, place: Place, turn: Turn) -> Vec<Value> {
+    fn load_visit(&self, f: &mut Function, place: Place, turn: Turn) -> Turn {
         let (bytes, cols) = (self.visited[0].bytes(), self.tiling.visited);
-        let (at, barrier) = self.shared.await_empty(f, turn, 2 * bytes + 8 * cols);
+        let (at, barrier) = self.shared.visited.await_empty(f, turn, 2 * bytes + 8 * cols);
         self.visited[0].copy(f, place, at, barrier);
         let to = f.plus(at, bytes.into());
         self.visited[1].copy(f, place, to, barrier);
@@ -187,100 +201,161 @@ impl Backward<'_> {
         let from = f.offset(from, delta, Element::F32);
         let to = f.plus(to, (4 * cols).into());
         f.copy_bytes(from, 4 * cols, to, barrier);
-        let next = self.shared.next(f, turn);
-        vec![next.stage, next.phase]
+        self.shared.visited.next(f, turn)
     }
 
+    /// The threads that compute.
     fn compute(&self, f: &mut Function, thread: Value) {
         let lane = Lane::new(f, thread);
-        let at = f.times(lane.group, 64 * 128);
-        let at = f.addi(self.shared.base, at);
-        let keys = self.own[0].matrix(f, at, Summed::Columns);
-        let at = f.plus(at, self.own[0].bytes().into());
-        let values = self.own[1].matrix(f, at, Summed::Columns);
-        let resident = Resident { keys, values };
-        let (zero, one, nothing) = (f.int32(0), f.int32(1), f.float(1, 0.0));
-        self.items.each(f, &[zero, zero, zero], |f, item, carried| {
+        let (zero, one, none) = (f.int32(0), f.int32(1), f.float(1, 0.0));
+        let mut carried = vec![zero; 7];
+        carried.push(self.shared.spare);
+        carried.extend(vec![none; self.kernel.head_dim as usize]);
+        let carried = self.items.each(f, &carried, |f, item, carried| {
+            let turn = Turn::of(&carried[..2]);
+            let at = self.shared.own.await_full(f, turn);
+            let group = f.times(lane.group, 64 * 128);
+            let at = f.addi(at, group);
+            let keys = Left::new(f, self.hold, self.own[0], at, thread);
+            let at = f.plus(at, self.own[0].bytes().into());
+            let values = Left::new(f, self.hold, self.own[1], at, thread);
+            let resident = &Resident { keys, values };
+            let is_there = f.order(Order::NotEqual, carried[2], zero);
+            let before = Own { head: carried[3], row: carried[4] };
             let first = f.times(item.tile, self.tiling.own().into());
             let row = f.addi(first, lane.row);
-            let full = self.shared.resident_full(f);
-            f.barrier_wait(full, carried[2]);
-            let spare = self.shared.spare(f);
-            let mut sums = vec![carried[0], carried[1], spare];
-            sums.extend(vec![nothing; self.kernel.head_dim as usize]);
-            let masks: &[bool] = if self.visits.any_partial { &[true, false] } else { &[false] };
-            for (range, &masked) in self.ranges(f, item).into_iter().zip(masks) {
-                sums = self.each_head(f, &sums, |f, _, sums| {
-                    f.fold((range.0, range.1, one), sums, |f, visit, sums| {
-                        self.visit(f, (item, lane, row), resident, sums, masked.then_some(visit))
-                    })
-                });
-            }
-            let (turn, last) = ([sums[0], sums[1]], sums[2]);
-            let sums = f.await_products(0, &sums[3..]);
-            arrive(f, lane.is_first, last);
-            let empty = self.shared.resident_empty(f);
+            let place = (item, lane, row);
+            let state = State::of(&carried[5..]);
+            let state = self.first_visit(f, place, resident, &state, (is_there, before));
+            let state = self.other_visits(f, place, resident, &state);
+            let empty = self.shared.own.empty(f, turn.stage);
             arrive(f, lane.is_first, empty);
-            self.write(f, item, lane, row, &sums);
-            vec![turn[0], turn[1], f.xor(carried[2], one)]
+            let next = self.shared.own.next(f, turn);
+            let mut carried = vec![next.stage, next.phase, one, item.head, row];
+            carried.extend(state.values());
+            carried
         });
+        let state = State::of(&carried[5..]);
+        let sums = f.await_products(0, &state.sums);
+        self.write(f, lane, Own { head: carried[3], row: carried[4] }, &sums);
     }
 
-    /// Writes dv and dk, whose sums lie in this order.
-    fn write(&self, f: &mut Function, item: Item, lane: Lane, row: Value, sums: &[Value]) {
-        let (batch, head) = self.heads(f, item);
-        let (one, scale) = (f.float(1, 1.0), f.float(1, self.kernel.scale as f32));
-        let (dv, dk) = sums.split_at(self.kernel.head_dim as usize / 2);
-        let positions = self.kernel.keys;
-        let stride = self.kernel.strides[7];
-        let to = Target { operand: self.dv, batch, head, row, positions, stride };
-        store(f, self.kernel, lane, dv, [one; 2], &to);
-        let stride = self.kernel.strides[6];
-        let to = Target { operand: self.dk, batch, head, row, positions, stride };
-        store(f, self.kernel, lane, dk, [scale; 2], &to);
+    /// The first visit of an item, after the last of another, whose results are written, if there is one.
+    fn first_visit(
+        &self,
+        f: &mut Function,
+        place: (Item, Lane, Value),
+        resident: &Resident,
+        state: &State,
+        (is_there, before): (Value, Own),
+    ) -> State {
+        let masked = self.visits.any_partial.then(|| f.int32(0));
+        if self.last == Last::End {
+            f.only_if(is_there, |f| self.write(f, place.1, before, &state.sums));
+        }
+        let mut started = self.start(f, place, resident, state.turn, masked);
+        if self.last == Last::Run {
+            // All of them: what is read while other products run makes the assembler put them one after the other.
+            let count = started.scores.len();
+            let all = [&started.scores[..], &started.slopes, &state.sums].concat();
+            started.scores = f.await_products(0, &all);
+            started.slopes = started.scores.split_off(count);
+            let sums = started.slopes.split_off(count);
+            arrive(f, place.1.is_first, state.reads);
+            f.only_if(is_there, |f| self.write(f, place.1, before, &sums));
+        } else {
+            started.scores = f.await_products(1, &started.scores);
+        }
+        self.finish(f, place.1, started, None)
     }
 
-    /// A statistic of the thread's columns: `number` counts the two that come with a stage.
-    fn of_columns(&self, f: &mut Function, stage: Value, lane: Lane, number: u32) -> Vec<Value> {
-        let before = 2 * self.visited[0].bytes() + 4 * self.tiling.visited * number;
-        let at = f.plus(stage, before.into());
-        let step = f.times(lane.column, 4);
-        let at = f.addi(at, step);
-        (0..self.tiling.visited / 8)
-            .flat_map(|j| {
-                let at = f.shared_at(at, (32 * j).into());
-                let pair = f.load(at, Type::vector(Element::F32, 2), 8);
-                [f.extract(pair, 0), f.extract(pair, 1)]
-            })
-            .collect()
+    /// All visits but the first.
+    fn other_visits(
+        &self,
+        f: &mut Function,
+        place: (Item, Lane, Value),
+        resident: &Resident,
+        state: &State,
+    ) -> State {
+        let item = place.0;
+        let one = f.int32(1);
+        let from = f.maxu(item.partial, one);
+        let ranges = [(true, (one, item.partial, one)), (false, (from, item.visits, one))];
+        let mut carried = state.values();
+        for (masked, range) in ranges.into_iter().filter(|(masked, _)| self.visits.any_partial || !masked) {
+            carried = f.fold(range, &carried, |f, visit, carried| {
+                let state = State::of(carried);
+                let masked = masked.then_some(visit);
+                let mut started = self.start(f, place, resident, state.turn, masked);
+                let sums = self.await_scores(f, place.1, &mut started, state);
+                self.finish(f, place.1, started, Some(&sums)).values()
+            });
+        }
+        State::of(&carried)
     }
 
-    /// One tile of queries. Carried: the place in the ring, the barrier of the stage that the running products read, their sums: dv, dk.
-    fn visit(
+    /// Waits for a visit's scores and for the sums of the one before, whose stage is then empty.
+    fn await_scores(
+        &self,
+        f: &mut Function,
+        lane: Lane,
+        started: &mut Started<'_>,
+        before: State,
+    ) -> Vec<Value> {
+        match self.last {
+            Last::Run => {
+                let count = started.scores.len();
+                let mut ended = f.await_products(1, &[&started.scores[..], &before.sums].concat());
+                let sums = ended.split_off(count);
+                started.scores = ended;
+                arrive(f, lane.is_first, before.reads);
+                sums
+            }
+            Last::End => {
+                started.scores = f.await_products(1, &started.scores);
+                before.sums
+            }
+        }
+    }
+
+    /// Starts scores and v dyᵀ of a visit.
+    fn start(
         &self,
         f: &mut Function,
         (item, lane, row): (Item, Lane, Value),
-        resident: Resident,
-        carried: &[Value],
+        resident: &Resident,
+        turn: Turn,
         masked: Option<Value>,
-    ) -> Vec<Value> {
-        let (dim, cols, element) =
-            (self.kernel.head_dim as u32, self.tiling.visited, stored(self.kernel.dtype));
-        let turn = Turn { stage: carried[0], phase: carried[1] };
-        let stage = self.shared.await_full(f, turn);
-        let inner = Product { columns: cols, depth: dim, element };
+    ) -> Started<'_> {
+        let stage = self.shared.visited.await_full(f, turn);
+        let (columns, depth) = (self.tiling.visited, self.kernel.head_dim as u32);
+        let product = Product { columns, depth, element: stored(self.kernel.dtype) };
         let queries = self.visited[0].matrix(f, stage, Summed::Columns);
-        let scores = f.product(inner, Factor::Shared(resident.keys), queries, Onto::Zero);
+        let scores = f.product(product, resident.keys.factor(), queries, Onto::Zero);
         let at = f.plus(stage, self.visited[0].bytes().into());
         let dy = self.visited[1].matrix(f, at, Summed::Columns);
-        let slopes = f.product(inner, Factor::Shared(resident.values), dy, Onto::Zero);
-        let (mut scores, sums) = self.await_scores(f, lane, &scores, carried);
-        let (dv, dk) = sums.split_at(dim as usize / 2);
-        if let Some(visit) = masked {
-            let tile = self.items.visited(f, item, visit);
-            let column = f.times(tile, cols.into());
-            let column = f.addi(column, lane.column);
-            apply_mask(f, self.kernel, &mut scores, (Direction::Keys, row, column));
+        let slopes = f.product(product, resident.values.factor(), dy, Onto::Zero);
+        let allowed = masked.map(|visit| {
+            let (tile, _) = self.visited(f, item, visit);
+            let column = f.times(tile, columns.into());
+            Allowed::new(f, self.kernel, (Direction::Keys, row, column), lane, columns / 2)
+        });
+        Started { allowed, stage, turn, scores, slopes }
+    }
+
+    /// From scores, which are there, and v dyᵀ, which is to come, to dv and dk, on top of `sums`.
+    fn finish(&self, f: &mut Function, lane: Lane, started: Started<'_>, sums: Option<&[Value]>) -> State {
+        let Started { allowed, stage, turn, mut scores, slopes } = started;
+        let (columns, depth) = (self.kernel.head_dim as u32, self.tiling.visited);
+        let (dv, dk) = match sums {
+            None => (Onto::Zero, Onto::Zero),
+            Some(sums) => {
+                let (dv, dk) = sums.split_at(columns as usize / 2);
+                (Onto::Sum(dv), Onto::Sum(dk))
+            }
+        };
+        if let Some(allowed) = allowed {
+            allowed.apply(f, &mut scores);
         }
         let exponents = self.of_columns(f, stage, lane, 0);
         let scale = f.float(1, scale_of_powers(self.kernel));
@@ -292,9 +367,10 @@ impl Backward<'_> {
             })
             .collect();
         let packed = pack(f, self.kernel.dtype, &weights);
-        let outer = Product { columns: dim, depth: cols, element };
-        let dy = SharedMatrix { summed: Summed::Rows, ..dy };
-        let dv = f.product(outer, Factor::Registers(&packed), dy, Onto::Sum(dv));
+        let product = Product { columns, depth, element: stored(self.kernel.dtype) };
+        let at = f.plus(stage, self.visited[0].bytes().into());
+        let dy = self.visited[1].matrix(f, at, Summed::Rows);
+        let dv = f.product(product, Factor::Registers(&packed), dy, dv);
         let (slopes, dv) = match self.last {
             Last::Run => (f.await_products(1, &slopes), dv),
             Last::End => {
@@ -312,38 +388,54 @@ impl Backward<'_> {
             })
             .collect();
         let packed = pack(f, self.kernel.dtype, &slopes);
-        let queries = SharedMatrix { summed: Summed::Rows, ..queries };
-        let dk = f.product(outer, Factor::Registers(&packed), queries, Onto::Sum(dk));
+        let queries = self.visited[0].matrix(f, stage, Summed::Rows);
+        let dk = f.product(product, Factor::Registers(&packed), queries, dk);
         let mut sums = [dv, dk].concat();
-        let mut reads = self.shared.empty(f, turn.stage);
+        let mut reads = self.shared.visited.empty(f, turn.stage);
         if self.last == Last::End {
             sums = f.await_products(0, &sums);
             arrive(f, lane.is_first, reads);
-            reads = carried[2];
+            reads = self.shared.spare;
         }
-        let next = self.shared.next(f, turn);
-        let mut carried = vec![next.stage, next.phase, reads];
-        carried.extend(sums);
-        carried
+        State { turn: self.shared.visited.next(f, turn), reads, sums }
     }
 
-    /// Waits for scores, and for the products of the visit before, whose stage is then empty.
-    fn await_scores(
-        &self,
-        f: &mut Function,
-        lane: Lane,
-        scores: &[Value],
-        carried: &[Value],
-    ) -> (Vec<Value>, Vec<Value>) {
-        let sums = &carried[3..];
-        match self.last {
-            Last::Run => {
-                let mut ended = f.await_products(1, &[scores, sums].concat());
-                let sums = ended.split_off(scores.len());
-                arrive(f, lane.is_first, carried[2]);
-                (ended, sums)
-            }
-            Last::End => (f.await_products(1, scores), sums.to_vec()),
-        }
+    /// A statistic of the thread's columns: `number` counts the two that come with a stage.
+    fn of_columns(&self, f: &mut Function, stage: Value, lane: Lane, number: u32) -> Vec<Value> {
+        let before = 2 * self.visited[0].bytes() + 4 * self.tiling.visited * number;
+        let at = f.plus(stage, before.into());
+        let step = f.times(lane.column, 4);
+        let at = f.addi(at, step);
+        (0..self.tiling.visited / 8)
+            .flat_map(|j| {
+                let at = f.shared_at(at, (32 * j).into());
+                let pair = f.load(at, Type::vector(Element::F32, 2), 8);
+                [f.extract(pair, 0), f.extract(pair, 1)]
+            })
+            .collect()
+    }
+
+    /// Writes dv and dk, whose sums lie in this order.
+    fn write(&self, f: &mut Function, lane: Lane, own: Own, sums: &[Value]) {
+        let (batch, head) = self.heads(f, own.head);
+        let (one, scale) = (f.float(1, 1.0), f.float(1, self.kernel.scale as f32));
+        let (dv, dk) = sums.split_at(self.kernel.head_dim as usize / 2);
+        let (row, positions) = (own.row, self.kernel.keys);
+        let stride = self.kernel.strides[7];
+        let to = Target { operand: self.dv, batch, head, row, positions, stride };
+        store(f, self.kernel, lane, dv, [one; 2], &to);
+        let stride = self.kernel.strides[6];
+        let to = Target { operand: self.dk, batch, head, row, positions, stride };
+        store(f, self.kernel, lane, dk, [scale; 2], &to);
+    }
+}
+
+impl State {
+    fn of(values: &[Value]) -> Self {
+        State { turn: Turn::of(values), reads: values[2], sums: values[3..].to_vec() }
+    }
+
+    fn values(&self) -> Vec<Value> {
+        [&self.turn.values()[..], &[self.reads], &self.sums].concat()
     }
 }

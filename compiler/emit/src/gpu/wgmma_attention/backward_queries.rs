@@ -1,9 +1,10 @@
 //! Gradient of queries: p = 2^(s − lse);  ds = p · (dy vᵀ − δ);  dq = scale · ds k.
 //!
 //! A block owns 64 queries a warpgroup, with their dy, and visits tiles of keys and values. Exponentials are taken while dy vᵀ is computed,
-//! and dq of a visit while the scores of the next are.
+//! and dq of a visit while the scores of the next are; an item's dq is written while the first products of the next item run.
 
-use super::fragment::{Lane, Rows as Direction, Target, apply_mask, pack, store};
+use super::allowed::{self, Allowed, Rows as Direction};
+use super::fragment::{Lane, Target, pack, store};
 use super::items::{Item, Items};
 use super::loads::{Place, Tiles, map};
 use super::stage::{Layout, Shared, Turn, arrive, declaration, wide};
@@ -11,15 +12,17 @@ use super::statistics::{delta_at, padded};
 use super::visits::{Owner, Visits};
 use super::{Tiling, arguments, scale_of_powers};
 use crate::gpu::memory::stored;
-use crate::mlir::{Element, Factor, Function, Onto, Product, SharedMatrix, Summed, Type, Value};
+use crate::mlir::{Element, Factor, Function, Onto, Order, Product, SharedMatrix, Summed, Type, Value};
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
 
 /// Sizes that measured fastest.
 pub(super) fn tiling(kernel: &AttentionKernel) -> Tiling {
     match kernel.head_dim {
-        64 => Tiling { groups: 2, visited: 128, stages: 3 },
-        _ => Tiling { groups: 2, visited: 64, stages: 3 },
+        // The bits of a long predicate take registers.
+        64 if allowed::is_long(&kernel.mask) => Tiling { groups: 2, visited: 64, stages: 5, items: 2 },
+        64 => Tiling { groups: 2, visited: 128, stages: 3, items: 2 },
+        _ => Tiling { groups: 2, visited: 64, stages: 4, items: 1 },
     }
 }
 
@@ -46,6 +49,23 @@ struct Resident {
     deltas: [Value; 2],
 }
 
+/// What goes from visit to visit.
+struct State {
+    /// The next place in the ring of visits.
+    turn: Turn,
+    /// The barrier of the stage that the running product reads.
+    reads: Value,
+    /// Its sums.
+    sums: Vec<Value>,
+}
+
+/// An item's results: its head and the thread's first row.
+#[derive(Clone, Copy)]
+struct Own {
+    head: Value,
+    row: Value,
+}
+
 /// Writes the kernel; parameters are those of the gradient and the maps of q, dy, k, v.
 pub(super) fn emit(
     symbol: &str,
@@ -63,9 +83,8 @@ pub(super) fn emit(
     let visits = Visits::new(kernel, rows.into(), cols.into(), Owner::Queries);
     let table = format!("{symbol}_visits");
     let layout = Layout {
-        resident: 2 * own[0].bytes(),
-        stage: 2 * visited[0].bytes(),
-        stages: tiling.stages,
+        own: (2 * own[0].bytes(), tiling.items),
+        visited: (2 * visited[0].bytes(), tiling.stages),
         warps: 4 * tiling.groups,
     };
     let thread = f.special("tid.x");
@@ -82,75 +101,84 @@ pub(super) fn emit(
     let launch = tiling.launch(symbol, items.count(), layout.bytes(), maps);
     let (dq, workspace) = (args[6], args[9]);
     let this = Backward { kernel, tiling, visits: &visits, items, shared, own, visited, dq, workspace };
-    tiling.roles(&mut f, thread, |f| this.load(f), |f| this.compute(f, thread));
+    tiling.roles(&mut f, thread, this.items.count(), |f| this.load(f), |f| this.compute(f, thread));
     let text = f.finish(symbol, &types, &tiling.attributes());
     Ok((visits.text(&table) + &declaration(symbol) + &text, launch))
 }
 
 impl Backward<'_> {
-    /// Batch, head and key head of an item.
-    fn heads(&self, f: &mut Function, item: Item) -> (Value, Value, Value) {
+    /// Batch and head of a head of all batches.
+    fn heads(&self, f: &mut Function, head: Value) -> (Value, Value) {
         let heads = f.int32(self.kernel.heads);
-        let (batch, head) = (f.divu(item.head, heads), f.remu(item.head, heads));
-        let group = f.int32(self.kernel.heads / self.kernel.kv_heads);
-        (batch, head, f.divu(head, group))
+        (f.divu(head, heads), f.remu(head, heads))
     }
 
+    /// The thread that loads.
     fn load(&self, f: &mut Function) {
-        let zero = f.int32(0);
-        self.items.each(f, &[zero, zero, zero], |f, item, carried| {
-            let (batch, head, kv_head) = self.heads(f, item);
-            let one = f.int32(1);
-            let (full, empty) = (self.shared.resident_full(f), self.shared.resident_empty(f));
-            let parity = f.xor(carried[2], one);
-            f.barrier_wait(empty, parity);
-            f.barrier_expect(full, 2 * self.own[0].bytes());
+        let (zero, one) = (f.int32(0), f.int32(1));
+        self.items.each(f, &[zero; 4], |f, item, carried| {
+            let (batch, head) = self.heads(f, item.head);
+            let own = Turn::of(&carried[..2]);
+            let bytes = self.own[0].bytes();
+            let (at, barrier) = self.shared.own.await_empty(f, own, 2 * bytes);
             let row = f.times(item.tile, self.own[0].rows.into());
             let place = Place { batch, head, row };
-            self.own[0].copy(f, place, self.shared.base, full);
-            let at = f.plus(self.shared.base, self.own[0].bytes().into());
-            self.own[1].copy(f, place, at, full);
-            let turn = f.fold((zero, item.visits, one), &carried[..2], |f, visit, turn| {
-                let turn = Turn { stage: turn[0], phase: turn[1] };
+            self.own[0].copy(f, place, at, barrier);
+            let at = f.plus(at, bytes.into());
+            self.own[1].copy(f, place, at, barrier);
+            let group = f.int32(self.kernel.heads / self.kernel.kv_heads);
+            let kv_head = f.divu(head, group);
+            let turn = f.fold((zero, item.visits, one), &carried[2..], |f, visit, turn| {
+                let turn = Turn::of(turn);
                 let tile = self.items.visited(f, item, visit);
                 let row = f.times(tile, self.visited[0].rows.into());
                 let place = Place { batch, head: kv_head, row };
                 let bytes = self.visited[0].bytes();
-                let (at, barrier) = self.shared.await_empty(f, turn, 2 * bytes);
+                let (at, barrier) = self.shared.visited.await_empty(f, turn, 2 * bytes);
                 self.visited[0].copy(f, place, at, barrier);
                 let at = f.plus(at, bytes.into());
                 self.visited[1].copy(f, place, at, barrier);
-                let next = self.shared.next(f, turn);
-                vec![next.stage, next.phase]
+                self.shared.visited.next(f, turn).values().to_vec()
             });
-            vec![turn[0], turn[1], parity]
+            [self.shared.own.next(f, own).values(), [turn[0], turn[1]]].concat()
         });
     }
 
+    /// The threads that compute.
     fn compute(&self, f: &mut Function, thread: Value) {
         let lane = Lane::new(f, thread);
-        let at = f.times(lane.group, 64 * 128);
-        let at = f.addi(self.shared.base, at);
-        let queries = self.own[0].matrix(f, at, Summed::Columns);
-        let at = f.plus(at, self.own[0].bytes().into());
-        let dy = self.own[1].matrix(f, at, Summed::Columns);
-        let zero = f.int32(0);
-        self.items.each(f, &[zero, zero, zero], |f, item, carried| {
+        let (zero, one, none) = (f.int32(0), f.int32(1), f.float(1, 0.0));
+        let mut carried = vec![zero; 7];
+        carried.push(self.shared.spare);
+        carried.extend(vec![none; self.kernel.head_dim as usize / 2]);
+        let carried = self.items.each(f, &carried, |f, item, carried| {
+            let turn = Turn::of(&carried[..2]);
             let first = f.times(item.tile, self.tiling.own().into());
             let row = f.addi(first, lane.row);
             let (exponents, deltas) = self.statistics(f, item, row);
+            let at = self.shared.own.await_full(f, turn);
+            let group = f.times(lane.group, 64 * 128);
+            let at = f.addi(at, group);
+            let queries = self.own[0].matrix(f, at, Summed::Columns);
+            let at = f.plus(at, self.own[0].bytes().into());
+            let dy = self.own[1].matrix(f, at, Summed::Columns);
             let resident = Resident { queries, dy, exponents, deltas };
-            let full = self.shared.resident_full(f);
-            f.barrier_wait(full, carried[2]);
-            let (sums, turn) = self.sum(f, (item, lane, row), resident, &carried[..2]);
-            let (batch, head, _) = self.heads(f, item);
-            let factor = f.float(1, self.kernel.scale as f32);
-            let (positions, stride) = (self.kernel.queries, self.kernel.strides[5]);
-            let to = Target { operand: self.dq, batch, head, row, positions, stride };
-            store(f, self.kernel, lane, &sums, [factor; 2], &to);
-            let one = f.int32(1);
-            vec![turn[0], turn[1], f.xor(carried[2], one)]
+            let is_there = f.order(Order::NotEqual, carried[2], zero);
+            let before = Own { head: carried[3], row: carried[4] };
+            let place = (item, lane, row);
+            let state = State::of(&carried[5..]);
+            let state = self.first_visit(f, place, resident, &state, (is_there, before));
+            let state = self.other_visits(f, place, resident, &state);
+            let empty = self.shared.own.empty(f, turn.stage);
+            arrive(f, lane.is_first, empty);
+            let next = self.shared.own.next(f, turn);
+            let mut carried = vec![next.stage, next.phase, one, item.head, row];
+            carried.extend(state.values());
+            carried
         });
+        let state = State::of(&carried[5..]);
+        let sums = f.await_products(0, &state.sums);
+        self.write(f, lane, Own { head: carried[3], row: carried[4] }, &sums);
     }
 
     /// − log-sum-exp and δ of the thread's two rows. The workspace has rows up to a multiple of 128; a block's last tile may reach further.
@@ -172,61 +200,100 @@ impl Backward<'_> {
         (both.map(|b| b.0), both.map(|b| b.1))
     }
 
-    /// All visits of an item.
-    fn sum(
+    /// The first visit of an item, after the last of another, whose results are written, if there is one.
+    fn first_visit(
         &self,
         f: &mut Function,
         place: (Item, Lane, Value),
         resident: Resident,
-        turn: &[Value],
-    ) -> (Vec<Value>, [Value; 2]) {
-        let (item, lane, _) = place;
-        let (zero, one, nothing) = (f.int32(0), f.int32(1), f.float(1, 0.0));
-        let mut carried = turn.to_vec();
-        carried.push(self.shared.spare(f));
-        carried.extend(vec![nothing; self.kernel.head_dim as usize / 2]);
-        let kinds: &[bool] = if self.visits.any_partial { &[true, false] } else { &[false] };
-        for &masked in kinds {
-            let range = if masked { (zero, item.partial, one) } else { (item.partial, item.visits, one) };
-            carried = f.fold(range, &carried, |f, visit, carried| {
-                self.visit(f, place, resident, carried, masked.then_some(visit))
-            });
-        }
-        let sums = f.await_products(0, &carried[3..]);
-        arrive(f, lane.is_first, carried[2]);
-        let empty = self.shared.resident_empty(f);
-        arrive(f, lane.is_first, empty);
-        (sums, [carried[0], carried[1]])
+        state: &State,
+        (is_there, before): (Value, Own),
+    ) -> State {
+        let masked = self.visits.any_partial.then(|| f.int32(0));
+        let (stage, scores, slopes) = self.start(f, resident, state.turn);
+        let allowed = self.allowed(f, place, masked);
+        // All of them: what is read while other products run makes the assembler put them one after the other.
+        let count = scores.len();
+        let mut scores = f.await_products(0, &[&scores[..], &slopes, &state.sums].concat());
+        let mut slopes = scores.split_off(count);
+        let sums = slopes.split_off(count);
+        arrive(f, place.1.is_first, state.reads);
+        f.only_if(is_there, |f| self.write(f, place.1, before, &sums));
+        self.finish(f, resident, (stage, state.turn), (scores, slopes), Onto::Zero, allowed)
     }
 
-    /// One tile of keys and values. Carried: the place in the ring, the barrier of the stage that the running product reads, its sums.
-    fn visit(
+    /// All visits but the first.
+    fn other_visits(
+        &self,
+        f: &mut Function,
+        place: (Item, Lane, Value),
+        resident: Resident,
+        state: &State,
+    ) -> State {
+        let item = place.0;
+        let one = f.int32(1);
+        let from = f.maxu(item.partial, one);
+        let ranges = [(true, (one, item.partial, one)), (false, (from, item.visits, one))];
+        let mut carried = state.values();
+        for (masked, range) in ranges.into_iter().filter(|(masked, _)| self.visits.any_partial || !masked) {
+            carried = f.fold(range, &carried, |f, visit, carried| {
+                let state = State::of(carried);
+                let masked = masked.then_some(visit);
+                let (stage, scores, slopes) = self.start(f, resident, state.turn);
+                let allowed = self.allowed(f, place, masked);
+                let count = scores.len();
+                let mut scores = f.await_products(1, &[scores, state.sums].concat());
+                let sums = scores.split_off(count);
+                arrive(f, place.1.is_first, state.reads);
+                let products = (scores, slopes);
+                let turn = (stage, state.turn);
+                self.finish(f, resident, turn, products, Onto::Sum(&sums), allowed).values()
+            });
+        }
+        State::of(&carried)
+    }
+
+    /// Starts scores and dy vᵀ of a visit.
+    fn start(&self, f: &mut Function, resident: Resident, turn: Turn) -> (Value, Vec<Value>, Vec<Value>) {
+        let stage = self.shared.visited.await_full(f, turn);
+        let (columns, depth) = (self.tiling.visited, self.kernel.head_dim as u32);
+        let product = Product { columns, depth, element: stored(self.kernel.dtype) };
+        let keys = self.visited[0].matrix(f, stage, Summed::Columns);
+        let scores = f.product(product, Factor::Shared(resident.queries), keys, Onto::Zero);
+        let at = f.plus(stage, self.visited[0].bytes().into());
+        let values = self.visited[1].matrix(f, at, Summed::Columns);
+        let slopes = f.product(product, Factor::Shared(resident.dy), values, Onto::Zero);
+        (stage, scores, slopes)
+    }
+
+    /// Which scores of a visit count, if not all.
+    fn allowed(
         &self,
         f: &mut Function,
         (item, lane, row): (Item, Lane, Value),
-        resident: Resident,
-        carried: &[Value],
         masked: Option<Value>,
-    ) -> Vec<Value> {
-        let (dim, cols, element) =
-            (self.kernel.head_dim as u32, self.tiling.visited, stored(self.kernel.dtype));
-        let turn = Turn { stage: carried[0], phase: carried[1] };
-        let stage = self.shared.await_full(f, turn);
-        let inner = Product { columns: cols, depth: dim, element };
-        let keys = self.visited[0].matrix(f, stage, Summed::Columns);
-        let scores = f.product(inner, Factor::Shared(resident.queries), keys, Onto::Zero);
-        let at = f.plus(stage, self.visited[0].bytes().into());
-        let values = self.visited[1].matrix(f, at, Summed::Columns);
-        let slopes = f.product(inner, Factor::Shared(resident.dy), values, Onto::Zero);
-        let ended = f.await_products(1, &[&scores, &carried[3..]].concat());
-        arrive(f, lane.is_first, carried[2]);
-        let (scores, sums) = ended.split_at(scores.len());
-        let mut scores = scores.to_vec();
-        if let Some(visit) = masked {
+    ) -> Option<Allowed<'_>> {
+        masked.map(|visit| {
             let tile = self.items.visited(f, item, visit);
-            let column = f.times(tile, cols.into());
-            let column = f.addi(column, lane.column);
-            apply_mask(f, self.kernel, &mut scores, (Direction::Queries, row, column));
+            let column = f.times(tile, self.tiling.visited.into());
+            let place = (Direction::Queries, row, column);
+            Allowed::new(f, self.kernel, place, lane, self.tiling.visited / 2)
+        })
+    }
+
+    /// From scores, which are there, and dy vᵀ, which is to come, to dq, which is left running.
+    fn finish(
+        &self,
+        f: &mut Function,
+        resident: Resident,
+        (stage, turn): (Value, Turn),
+        (mut scores, slopes): (Vec<Value>, Vec<Value>),
+        onto: Onto<'_>,
+        allowed: Option<Allowed<'_>>,
+    ) -> State {
+        let (columns, depth) = (self.kernel.head_dim as u32, self.tiling.visited);
+        if let Some(allowed) = allowed {
+            allowed.apply(f, &mut scores);
         }
         let scale = f.float(1, scale_of_powers(self.kernel));
         let weights: Vec<Value> = (scores.iter().enumerate())
@@ -235,7 +302,9 @@ impl Backward<'_> {
                 f.fast_exp2(power)
             })
             .collect();
-        let slopes = f.await_products(0, &slopes);
+        let some: Vec<Value> = weights.iter().copied().skip(3).step_by(weights.len() / 8).collect();
+        let witness = some.into_iter().reduce(|a, b| f.add(a, b)).unwrap_or(scale);
+        let (slopes, weights) = f.await_products_after(witness, &slopes, &weights);
         let slopes: Vec<Value> = (slopes.iter().zip(&weights).enumerate())
             .map(|(i, (&slope, &weight))| {
                 let difference = f.sub(slope, resident.deltas[i / 2 % 2]);
@@ -243,12 +312,29 @@ impl Backward<'_> {
             })
             .collect();
         let slopes = pack(f, self.kernel.dtype, &slopes);
-        let keys = SharedMatrix { summed: Summed::Rows, ..keys };
-        let outer = Product { columns: dim, depth: cols, element };
-        let sums = f.product(outer, Factor::Registers(&slopes), keys, Onto::Sum(sums));
-        let next = self.shared.next(f, turn);
-        let mut carried = vec![next.stage, next.phase, self.shared.empty(f, turn.stage)];
-        carried.extend(sums);
-        carried
+        let keys = self.visited[0].matrix(f, stage, Summed::Rows);
+        let product = Product { columns, depth, element: stored(self.kernel.dtype) };
+        let sums = f.product(product, Factor::Registers(&slopes), keys, onto);
+        let reads = self.shared.visited.empty(f, turn.stage);
+        State { turn: self.shared.visited.next(f, turn), reads, sums }
+    }
+
+    /// Writes dq.
+    fn write(&self, f: &mut Function, lane: Lane, own: Own, sums: &[Value]) {
+        let (batch, head) = self.heads(f, own.head);
+        let factor = f.float(1, self.kernel.scale as f32);
+        let (positions, stride) = (self.kernel.queries, self.kernel.strides[5]);
+        let to = Target { operand: self.dq, batch, head, row: own.row, positions, stride };
+        store(f, self.kernel, lane, sums, [factor; 2], &to);
+    }
+}
+
+impl State {
+    fn of(values: &[Value]) -> Self {
+        State { turn: Turn::of(values), reads: values[2], sums: values[3..].to_vec() }
+    }
+
+    fn values(&self) -> Vec<Value> {
+        [&self.turn.values()[..], &[self.reads], &self.sums].concat()
     }
 }

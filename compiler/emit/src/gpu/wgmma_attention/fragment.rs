@@ -3,11 +3,10 @@
 //! Number 4j + 2h + e of a thread is of row 16 · warp + lane / 4 + 8h and column 8j + 2 (lane % 4) + e. The same numbers, packed in pairs, are
 //! a left factor of the next product.
 
+use super::loads::Tiles;
 use super::stage::{GLOBAL, wide};
-use crate::mask::{is_narrow, predicate};
-use crate::mlir::{Element, Function, INT, Order, Value};
+use crate::mlir::{Element, Factor, Function, INT, Order, SharedMatrix, Summed, Turned, Value};
 use dspc_graph::ir::DType;
-use dspc_graph::mask::Mask;
 use dspc_kernel::describe::AttentionKernel;
 
 /// Where a thread's numbers are.
@@ -32,8 +31,10 @@ impl Lane {
         let row = f.times(warp, 16);
         let above = f.shr(lane, 2);
         let column = f.and(lane, three);
+        let group = f.shr(thread, 7);
+        let group = f.of_first_lane(group);
         Lane {
-            group: f.shr(thread, 7),
+            group,
             row: f.addi(row, above),
             column: f.times(column, 2),
             is_first: f.order(Order::Equal, lane, zero),
@@ -41,54 +42,59 @@ impl Lane {
     }
 }
 
-/// Which direction of scores is a thread's rows.
+/// Where 64 rows of an own tile are held while an item lasts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rows {
-    Queries,
-    Keys,
+pub(super) enum Hold {
+    /// In shared memory, read by each product.
+    Shared,
+    /// In registers: shared memory then feeds the other factor alone.
+    Registers,
 }
 
-/// Puts −∞ where a query may not look, and where there is no key. `row` and `column` are positions of the thread's first number.
-pub(super) fn apply_mask(
-    f: &mut Function,
-    kernel: &AttentionKernel,
-    scores: &mut [Value],
-    (rows, row, column): (Rows, Value, Value),
-) {
-    let narrow = match &kernel.mask {
-        Mask::Full => true,
-        Mask::Where(expr) => is_narrow(expr, kernel.queries + 512, kernel.keys + 512),
-    };
-    let position = |f: &mut Function, x: Value, more: u64| {
-        let x = f.plus(x, more);
-        if narrow { x } else { wide(f, x) }
-    };
-    let rows_at = [position(f, row, 0), position(f, row, 8)];
-    let nothing = f.float(1, f32::NEG_INFINITY);
-    let columns = scores.len() as u64 / 4;
-    for j in 0..columns {
-        for e in 0..2 {
-            let column = position(f, column, 8 * j + e);
-            for (h, &row) in rows_at.iter().enumerate() {
-                let (q, k) = if rows == Rows::Queries { (row, column) } else { (column, row) };
-                let mut allowed = vec![];
-                if let Mask::Where(expr) = &kernel.mask {
-                    allowed.push(predicate(f, expr, q, k));
-                }
-                // A causal mask keeps queries that there are from keys that there are not.
-                let keys_bound = kernel.mask == Mask::causal() && kernel.queries <= kernel.keys;
-                if !keys_bound || allowed.is_empty() {
-                    let end = f.int(k.ty, kernel.keys as i64);
-                    allowed.push(f.order(Order::Less, k, end));
-                }
-                let allowed = allowed.into_iter().reduce(|a, b| f.and(a, b));
-                let at = 4 * j as usize + 2 * h + e as usize;
-                if let Some(allowed) = allowed {
-                    scores[at] = f.select(allowed, scores[at], nothing);
-                }
-            }
+/// 64 rows of an own tile as a left factor.
+pub(super) enum Left {
+    Shared(SharedMatrix),
+    Registers(Vec<Value>),
+}
+
+impl Left {
+    /// Of the rows that begin at an address.
+    pub fn new(f: &mut Function, hold: Hold, tile: Tiles, at: Value, thread: Value) -> Self {
+        match hold {
+            Hold::Shared => Left::Shared(tile.matrix(f, at, Summed::Columns)),
+            Hold::Registers => Left::Registers(in_registers(f, thread, tile, at)),
         }
     }
+
+    pub fn factor(&self) -> Factor<'_> {
+        match self {
+            Left::Shared(matrix) => Factor::Shared(*matrix),
+            Left::Registers(registers) => Factor::Registers(registers),
+        }
+    }
+}
+
+/// A lane addresses a row of one of four 8 × 8 matrices: upper and lower rows, then the same of the next 8 columns.
+fn in_registers(f: &mut Function, thread: Value, tile: Tiles, at: Value) -> Vec<Value> {
+    let (in_matrix, in_pair, warp) = (f.int32(7), f.int32(15), f.int32(0x60));
+    let (row, swizzle) = (f.and(thread, in_pair), f.and(thread, in_matrix));
+    let warp = f.and(thread, warp);
+    let before = f.shr(warp, 1);
+    let row = f.addi(row, before);
+    let row = f.times(row, 128);
+    let at = f.addi(at, row);
+    let (one, half) = (f.int32(1), f.shr(thread, 4));
+    let half = f.and(half, one);
+    let mut registers = vec![];
+    for step in 0..tile.head_dim / 16 {
+        let chunk = f.plus(half, (step % 4 * 2).into());
+        let chunk = f.xor(chunk, swizzle);
+        let chunk = f.times(chunk, 16);
+        let chunk = f.addi(at, chunk);
+        let at = f.shared_at(chunk, (step / 4 * tile.rows * 128).into());
+        registers.extend(f.load_matrices(at, Turned::No));
+    }
+    registers
 }
 
 /// Numbers as a left factor.

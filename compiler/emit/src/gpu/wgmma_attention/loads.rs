@@ -17,7 +17,7 @@ pub(super) struct Tiles {
     map: Value,
     /// Rows of a tile.
     pub rows: u32,
-    head_dim: u32,
+    pub head_dim: u32,
 }
 
 /// Where a tile is in its operand.

@@ -9,6 +9,7 @@
 //! Scores, exponentials and their gradients stay in registers: a result's registers, packed in pairs, are the next product's left factor.
 //! Source: Shah et al. 2024 (FlashAttention-3); Dao 2023 (FlashAttention-2).
 
+mod allowed;
 mod backward_keys;
 mod backward_queries;
 mod forward;
@@ -32,8 +33,10 @@ pub(crate) struct Tiling {
     pub groups: u32,
     /// Rows of a visited tile.
     pub visited: u32,
-    /// Stages of the ring.
+    /// Visits that there is room for.
     pub stages: u32,
+    /// Items whose own tiles there is room for.
+    pub items: u32,
 }
 
 /// Multiprocessors of the largest Hopper GPU, with a block each; on a smaller one some blocks begin when others have ended.
@@ -58,7 +61,7 @@ pub(super) fn supports(kernel: &AttentionKernel) -> bool {
 
 /// The function and launch of attention. Parameters: q, k, v, y, log-sum-exp, then the maps.
 pub(super) fn forward(symbol: &str, kernel: &AttentionKernel) -> Result<(String, Vec<GpuLaunch>), String> {
-    let (text, launch) = forward::emit(symbol, kernel, forward::TILING)?;
+    let (text, launch) = forward::emit(symbol, kernel, forward::tiling(kernel))?;
     Ok((text, vec![launch]))
 }
 
@@ -116,6 +119,7 @@ impl Tiling {
         &self,
         f: &mut Function,
         thread: Value,
+        items: u64,
         load: impl FnOnce(&mut Function),
         compute: impl FnOnce(&mut Function),
     ) {
@@ -126,7 +130,10 @@ impl Tiling {
             computes,
             |f| {
                 f.change_registers(Registers::Increase(more));
-                compute(f);
+                // Each block has an item, and where that is known no products run into a place that is reached without any.
+                let (block, end) = (f.special("ctaid.x"), f.int32(items));
+                let has_one = f.order(Order::Less, block, end);
+                f.only_if(has_one, compute);
             },
             |f| {
                 f.change_registers(Registers::Decrease(fewer));

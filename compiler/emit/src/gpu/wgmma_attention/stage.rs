@@ -1,19 +1,17 @@
-//! Shared memory of a block: tiles that stay for an item, a ring of stages that tiles come through, and the barriers of both.
+//! Shared memory of a block: two rings of stages that tiles come through, one of items' own tiles, one of visited ones.
 //!
 //! One thread fills, the consumers' warps empty. A barrier says that a stage is full (its bytes came), another that it is empty (each
-//! consumer warp arrived). Phases alternate, so a place in the ring is a stage and a parity.
+//! consumer warp arrived). Phases alternate, so a place in a ring is a stage and a parity.
 
 use crate::mlir::{Element, Function, INT, Order, Type, Value};
 
 /// Sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// Bytes that stay for an item, a multiple of 1024.
-    pub resident: u32,
-    /// Bytes of a stage, a multiple of 1024.
-    pub stage: u32,
-    /// Stages.
-    pub stages: u32,
+    /// Bytes of an item's own tiles, and how many items there is room for.
+    pub own: (u32, u32),
+    /// Bytes of a visit's tiles, and how many visits there is room for.
+    pub visited: (u32, u32),
     /// Warps that consume.
     pub warps: u32,
 }
@@ -21,12 +19,25 @@ pub(super) struct Layout {
 /// The memory itself.
 #[derive(Clone, Copy)]
 pub(super) struct Shared {
-    layout: Layout,
-    /// Where it begins: the resident tiles.
-    pub base: Value,
+    /// Own tiles of items.
+    pub own: Ring,
+    /// Tiles of visits.
+    pub visited: Ring,
+    /// A barrier that nobody waits for: what a first visit empties.
+    pub spare: Value,
 }
 
-/// A place in the ring.
+/// Stages of one size.
+#[derive(Clone, Copy)]
+pub(super) struct Ring {
+    base: Value,
+    bytes: u32,
+    stages: u32,
+    /// Where its barriers begin: full, then empty.
+    barriers: Value,
+}
+
+/// A place in a ring.
 #[derive(Clone, Copy)]
 pub(super) struct Turn {
     pub stage: Value,
@@ -34,13 +45,13 @@ pub(super) struct Turn {
 }
 
 impl Layout {
-    /// Of all of it.
+    /// Of all of it; tiles come first, on boundaries of 1024.
     pub fn bytes(&self) -> u32 {
-        self.barriers() + 8 * (2 * self.stages + 3)
+        self.barriers() + 8 * (2 * self.own.1 + 2 * self.visited.1 + 1)
     }
 
     fn barriers(&self) -> u32 {
-        self.resident + self.stage * self.stages
+        self.own.0 * self.own.1 + self.visited.0 * self.visited.1
     }
 }
 
@@ -48,73 +59,61 @@ impl Shared {
     /// Declares the memory, named as in [`declaration`], makes its barriers, and lets the block's threads meet.
     pub fn new(f: &mut Function, symbol: &str, layout: Layout, thread: Value) -> Self {
         let base = f.dynamic_shared(&memory_symbol(symbol));
-        let this = Shared { layout, base };
+        let ring = |f: &mut Function, (bytes, stages): (u32, u32), before: u32, barriers: u32| Ring {
+            base: f.plus(base, before.into()),
+            bytes,
+            stages,
+            barriers: f.plus(base, (layout.barriers() + 8 * barriers).into()),
+        };
+        let own = ring(f, layout.own, 0, 0);
+        let visited = ring(f, layout.visited, layout.own.0 * layout.own.1, 2 * layout.own.1);
+        let spare = f.plus(base, (layout.bytes() - 8).into());
         let zero = f.int32(0);
         let is_first = f.order(Order::Equal, thread, zero);
         f.only_if(is_first, |f| {
-            for i in 0..layout.stages {
-                let stage = f.int32(i.into());
-                let (full, empty) = (this.full(f, stage), this.empty(f, stage));
-                f.barrier_new(full, 1);
-                f.barrier_new(empty, layout.warps);
+            for ring in [own, visited] {
+                for i in 0..ring.stages {
+                    let stage = f.int32(i.into());
+                    let (full, empty) = (ring.full(f, stage), ring.empty(f, stage));
+                    f.barrier_new(full, 1);
+                    f.barrier_new(empty, layout.warps);
+                }
             }
-            let (full, empty) = (this.resident_full(f), this.resident_empty(f));
-            f.barrier_new(full, 1);
-            f.barrier_new(empty, layout.warps);
-            let spare = this.spare(f);
             f.barrier_new(spare, layout.warps);
         });
         f.barriers_ready();
-        this
+        Shared { own, visited, spare }
     }
+}
 
+impl Ring {
     /// Where a stage begins.
-    pub fn stage(&self, f: &mut Function, stage: Value) -> Value {
-        let at = f.times(stage, self.layout.stage.into());
-        let base = f.plus(self.base, self.layout.resident.into());
-        f.addi(base, at)
+    pub fn at(&self, f: &mut Function, stage: Value) -> Value {
+        let before = f.times(stage, self.bytes.into());
+        f.addi(self.base, before)
     }
 
     /// The barrier of a stage's filling.
-    pub fn full(&self, f: &mut Function, stage: Value) -> Value {
-        self.barrier(f, stage, 0)
+    fn full(&self, f: &mut Function, stage: Value) -> Value {
+        let before = f.times(stage, 8);
+        f.addi(self.barriers, before)
     }
 
     /// The barrier of its emptying.
     pub fn empty(&self, f: &mut Function, stage: Value) -> Value {
-        self.barrier(f, stage, self.layout.stages)
-    }
-
-    /// The barrier of the resident tiles' filling.
-    pub fn resident_full(&self, f: &mut Function) -> Value {
-        let first = f.int32(0);
-        self.barrier(f, first, 2 * self.layout.stages)
-    }
-
-    /// The barrier of their emptying.
-    pub fn resident_empty(&self, f: &mut Function) -> Value {
-        let first = f.int32(0);
-        self.barrier(f, first, 2 * self.layout.stages + 1)
-    }
-
-    /// A barrier that nobody waits for: what the first visit empties.
-    pub fn spare(&self, f: &mut Function) -> Value {
-        let first = f.int32(0);
-        self.barrier(f, first, 2 * self.layout.stages + 2)
-    }
-
-    fn barrier(&self, f: &mut Function, number: Value, after: u32) -> Value {
-        let at = f.times(number, 8);
-        let base = f.plus(self.base, u64::from(self.layout.barriers() + 8 * after));
-        f.addi(base, at)
+        let full = self.full(f, stage);
+        f.plus(full, (8 * self.stages).into())
     }
 
     /// The next place.
     pub fn next(&self, f: &mut Function, turn: Turn) -> Turn {
-        let stage = f.plus(turn.stage, 1);
-        let (end, zero, one) = (f.int32(self.layout.stages.into()), f.int32(0), f.int32(1));
-        let wraps = f.order(Order::Equal, stage, end);
+        let (end, zero, one) = (f.int32(self.stages.into()), f.int32(0), f.int32(1));
         let other = f.xor(turn.phase, one);
+        if self.stages == 1 {
+            return Turn { stage: zero, phase: other };
+        }
+        let stage = f.plus(turn.stage, 1);
+        let wraps = f.order(Order::Equal, stage, end);
         Turn { stage: f.select(wraps, zero, stage), phase: f.select(wraps, other, turn.phase) }
     }
 
@@ -122,7 +121,7 @@ impl Shared {
     pub fn await_full(&self, f: &mut Function, turn: Turn) -> Value {
         let barrier = self.full(f, turn.stage);
         f.barrier_wait(barrier, turn.phase);
-        self.stage(f, turn.stage)
+        self.at(f, turn.stage)
     }
 
     /// Waits until a stage is empty, and expects bytes in it; gives where it begins and the barrier of the bytes.
@@ -132,7 +131,19 @@ impl Shared {
         f.barrier_wait(barrier, parity);
         let full = self.full(f, turn.stage);
         f.barrier_expect(full, bytes);
-        (self.stage(f, turn.stage), full)
+        (self.at(f, turn.stage), full)
+    }
+}
+
+impl Turn {
+    /// From carried values.
+    pub fn of(values: &[Value]) -> Self {
+        Turn { stage: values[0], phase: values[1] }
+    }
+
+    /// As carried values.
+    pub fn values(self) -> [Value; 2] {
+        [self.stage, self.phase]
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A row a tile that blocks own, most visits first: the tile, where its visits begin in the table, how many of them need the mask's
 //! predicate, how many there are. Visits that need it come first. A tile that the mask leaves without any visits one, whose predicate
-//! holds nowhere: results are then written as everywhere else.
+//! holds nowhere: results are then written as everywhere else. Where keys are owned, each query head that shares them is visited; such a
+//! visit's number holds the head's in its upper bits.
 
 use crate::mask::{Class, classify};
 use dspc_kernel::describe::AttentionKernel;
@@ -10,6 +11,9 @@ use std::fmt::Write;
 
 /// Numbers of a row.
 pub(super) const ROW: u64 = 4;
+
+/// Bits of a visit's number below the head's.
+pub(super) const HEAD: u32 = 20;
 
 /// The table.
 pub(super) struct Visits {
@@ -38,9 +42,15 @@ impl Visits {
             Owner::Queries => classes[own * cols + other],
             Owner::Keys => classes[other * cols + own],
         };
+        let heads = if owner == Owner::Keys { (kernel.heads / kernel.kv_heads) as usize } else { 1 };
         let mut lists: Vec<(usize, Vec<usize>, usize)> = (0..owners)
             .map(|own| {
-                let of = |wanted: Class| (0..others).filter(move |&other| class(own, other) == wanted);
+                let of = |wanted: Class| {
+                    let of_head = move |other: &usize| class(own, *other) == wanted;
+                    (0..heads).flat_map(move |head| {
+                        (0..others).filter(of_head).map(move |other| head << HEAD | other)
+                    })
+                };
                 let mut list: Vec<usize> = of(Class::Partial).collect();
                 let mut partial = list.len();
                 list.extend(of(Class::Full));
