@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ class Bench:
         self.end = time.monotonic() + args.budget
         self.work.mkdir(parents=True, exist_ok=True)
         args.results.mkdir(parents=True, exist_ok=True)
-        self.environment = dict(os.environ, XDG_CACHE_HOME=str(self.work / "cache"), PYTHONUNBUFFERED="1")
+        self.environment = dict(os.environ, DSPC_CACHE=str(self.work / "cache"), PYTHONUNBUFFERED="1")
         self.environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self.work / "inductor"))
         self.environment.setdefault("TORCH_EXTENSIONS_DIR", str(self.work / "extensions"))
 
@@ -95,16 +96,17 @@ class Bench:
             return None
         return path
 
-    def train(self, name, spec, steps, out):
-        """A run of dspc: its metrics, its summary and the memory it took."""
+    def train(self, name, spec, steps, out, words=False):
+        """A run of dspc: its metrics, its summary and the memory it took; or what it said."""
         path = self.artifact(spec)
         if path is None:
             return None
         shutil.rmtree(out, ignore_errors=True)
         command = [self.built / "dspc", "run", path, "--data", SPECS, "--max-steps", steps, "--out", out, *self.args.dspc]
         with Memory() as memory:
-            if self.call(name, command) is None:
-                return None
+            said = self.call(name, command)
+        if said is None or words:
+            return said
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         return lines, json.loads((out / "summary.json").read_text()), memory.most
 
@@ -123,6 +125,20 @@ class Bench:
             losses=[round(line["loss"], 4) for line in lines[:8]], summary=summary,
         ))
         print(f"    {rate:,.0f} tokens/s, {work.tokens / rate * 1e3:.2f} ms a step, {memory} MiB", flush=True)
+
+    def start(self, work):
+        """Seconds from the process's start to the end of its first step: with empty caches, and again with what that left."""
+        seconds = []
+        for turn in ("first", "again"):
+            out = self.work / "run"
+            log = self.train(f"dspc {work.name} start {turn}", work.spec, 1, out, words=True)
+            shutil.rmtree(out, ignore_errors=True)
+            found = re.search(r"first step after ([\d.]+) s", log or "")
+            if not found:
+                return
+            seconds.append(float(found[1]))
+        self.note("start", dict(work=work.name, first=seconds[0], again=seconds[1]))
+        print(f"    first step after {seconds[0]} s, {seconds[1]} s with the image cached", flush=True)
 
     def peer(self, work, peer):
         warm_up, steps = work.peer_steps
@@ -156,7 +172,7 @@ class Bench:
             return
         ours = [line["loss"] for line in result[0] if "loss" in line]
         precisions = list(dict.fromkeys(["fp32", bound["precision"]]))
-        command = [sys.executable, PEERS / "torch_losses.py", start / "checkpoint-0", "--tokens", self.work / "cache/dspc",
+        command = [sys.executable, PEERS / "torch_losses.py", start / "checkpoint-0", "--tokens", self.work / "cache",
                    "--steps", steps, "--precision", *precisions, *self.args.peer]
         output = self.call(f"torch {spec}", command, cwd=PEERS)
         for folder in (start, out):
@@ -185,7 +201,7 @@ def apart(losses, reference):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    args.add_argument("part", choices=["steps", "peers", "losses"])
+    args.add_argument("part", choices=["start", "steps", "peers", "losses"])
     args.add_argument("--only", help="names of works, or of specs of the loss check, with commas; a trailing * stands for the rest")
     args.add_argument("--peers", help="of these peers alone, with commas: torch.compile, torch eager, DeepSpeed ZeRO-2")
     args.add_argument("--budget", type=float, default=1e9, help="seconds after which nothing new is started")
@@ -208,7 +224,10 @@ def main():
         for spec, bound in LOSSES.items():
             if wanted(spec):
                 bench.losses(spec, bound)
-    for work in filter(lambda work: wanted(work.name), WORKS):
+    chosen = [work for work in WORKS if wanted(work.name)]
+    if args.part == "start" and chosen:
+        bench.start(chosen[0])
+    for work in chosen:
         if args.part == "steps":
             bench.ours(work)
         if args.part == "peers":

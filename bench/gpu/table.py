@@ -45,6 +45,11 @@ def losses(folder):
         print(f"  {r['spec']:<12}{len(r['ours'])} steps  {'  '.join(cells)}  {'held' if r['held'] else 'NOT HELD'}")
 
 
+def start(folder):
+    for r in {r["work"]: r for r in lines(folder, "start")}.values():
+        print(f"start of {r['work']} to the end of its first step: {r['first']} s, and {r['again']} s with the image cached (floor 3 s)")
+
+
 def verdict(work, ours, peer):
     """Whether each floor that can be judged is held."""
     marks = []
@@ -89,7 +94,7 @@ def main():
     host = folder / "host.txt"
     if host.exists():
         print(host.read_text().strip())
-    for part in (kernels, losses, steps):
+    for part in (kernels, losses, start, steps):
         part(folder)
 
 

@@ -15,7 +15,7 @@ class Work:
     accumulation: int
     precision: str = "bf16"
     peers: tuple = (COMPILED,)  # the first is the one that the floor speaks of
-    steps: int = 30             # dspc's; the first third is not timed
+    steps: int = 40             # dspc's; the first third is not timed
     peer_steps: tuple = (4, 12) # untimed, timed
     ratio: float | None = None  # least tokens a second over the first peer's
     rate: float | None = None   # least tokens a second

@@ -68,7 +68,8 @@ impl<'a> Contents<'a> {
         let held = |(index, buffer)| {
             if outlive.contains(&index) {
                 Held::filled(buffer, [])
-            } else if sharers[index].is_empty() && !views[index].is_empty() {
+            } else if !is_activation(program, buffer) && sharers[index].is_empty() && !views[index].is_empty()
+            {
                 Held::filled(buffer, views[index].iter().map(|view| &all[*view]))
             } else {
                 Held::default()
@@ -119,9 +120,8 @@ impl<'a> Contents<'a> {
         let buffer = &self.program.buffers[used.buffer];
         let root = root(self.program, used.buffer);
         let region = with_padding(buffer, used);
-        let met =
-            self.views[used.buffer].iter().filter(|v| bytes_of(&self.program.buffers[**v]).meets(&region));
-        for index in met.chain([&used.buffer]) {
+        let all = self.views[root].iter().chain([&root]);
+        for index in all.filter(|v| bytes_of(&self.program.buffers[**v]).meets(&region)) {
             let touched = &self.program.buffers[*index];
             if !may_write(kind, touched.role) {
                 let facts = format!("`{}` ({:?})", touched.name, touched.role);
@@ -171,6 +171,11 @@ impl Held {
         held.ever = held.valid.clone();
         held
     }
+}
+
+/// Whether what lies between a buffer's views is some instruction's, or nobody's.
+fn is_activation(program: &Program, buffer: &Buffer) -> bool {
+    program.arenas[buffer.arena as usize].name == "activations"
 }
 
 /// Whether instructions of an entry may write a buffer of this role.

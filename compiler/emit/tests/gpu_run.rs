@@ -91,8 +91,16 @@ fn row_kernels_agree_with_their_reading() {
 fn scatter_add_sums_in_order() {
     let Some(gpu) = find() else { return };
     let mut numbers = Numbers(4);
-    for (rows, cols, dtype) in [(1, 1, F32), (70, 33, F32), (500, 1030, Bf16)] {
-        let (out_rows, stride) = (13, cols + 2);
+    let cases = [
+        (1, 1, 3, F32),
+        (70, 33, 35, F32),
+        (500, 1030, 1032, Bf16),
+        (129, 8, 8, F16),
+        (300, 768, 776, F32),
+        (700, 1600, 1600, Bf16),
+    ];
+    for (rows, cols, stride, dtype) in cases {
+        let out_rows = 13;
         let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, cols, out_rows, dtype, stride });
         let (text, launches) = gpu_module(&[("s".to_string(), &kernel)], gpu.chip).unwrap();
         let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
@@ -144,4 +152,22 @@ fn timings() {
         let (_, seconds) = module.run(&launches[0], &inputs, &outputs, turn, 20);
         println!("{name:28} {:8.1} us {:7.2} TB/s", seconds * 1e6, size as f64 / seconds / 1e12);
     }
+    let (rows, cols, out_rows, dtype) = (32_768, 768, 50_257, Bf16);
+    let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, cols, out_rows, dtype, stride: cols });
+    let (text, launches) = gpu_module(&[("s".to_string(), &kernel)], gpu.chip).unwrap();
+    let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
+    let mut numbers = Numbers(5);
+    // Ids of a text: few are often there, most hardly ever.
+    let id = |u: f64| ((out_rows as f64).powf(u) as u64 - 1).min(out_rows - 1) as f64;
+    let ids = Operand::new(I32, (0..rows).map(|_| id(numbers.below(1 << 20) as f64 / (1 << 20) as f64)));
+    let x = Operand::new(dtype, (0..rows * cols).map(|i| (i % 7) as f64));
+    let out = Operand::new(F32, (0..out_rows * cols).map(|_| 0.0));
+    let (_, seconds) = module.run(&launches[0], &[ids, x], &[out], None, 20);
+    let size = rows * cols * 2 + out_rows * cols * 8;
+    println!(
+        "{:28} {:8.1} us {:7.2} TB/s",
+        "embedding gradient bf16",
+        seconds * 1e6,
+        size as f64 / seconds / 1e12
+    );
 }

@@ -54,8 +54,8 @@ pub(crate) fn absorb(
 ) -> BTreeMap<usize, Absorbed> {
     let absorption = Absorption { graph, block, forms, uses };
     let mut all = BTreeMap::new();
-    for index in 0..block.steps.len() {
-        if let Some(Form::Contract { .. }) = &forms[index] {
+    for (index, form) in forms.iter().enumerate() {
+        if let Some(Form::Contract { .. }) = form {
             all.extend(absorption.behind(index).map(|absorbed| (index, absorbed)));
         }
     }

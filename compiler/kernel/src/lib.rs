@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod absorb;
+mod chunk;
 pub mod describe;
 mod evaluate;
 mod fuse;
@@ -27,16 +28,22 @@ use crate::pool::Pool;
 use crate::state::State;
 use crate::steps::{Kernels, Loop, Step};
 
+/// Bytes that a GPU's logits may take at once: enough rows for a product at its best rate.
+const LOGITS_BYTES_MAX: u64 = 800 << 20;
+
 /// The passes from plan to kernels of one kind of device.
 pub fn kernels(plan: &Plan, family: Family) -> Kernels {
+    kernels_within(plan, family, LOGITS_BYTES_MAX)
+}
+
+/// The same, with the logits of a GPU in chunks of at most so many bytes.
+pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Kernels {
     let mut pool = Pool::new(family);
     let mut state = State::new(plan, &mut pool);
-    let vocabulary = match family {
-        Family::Cpu => None,
-        Family::Cuda => lower::Vocabulary::of(plan),
-    };
-    let mut micro_batch = lower::lower_train(&plan.train, vocabulary, &mut state, &mut pool);
-    let mut evaluate = lower::lower_loss(&plan.evaluate, vocabulary, &mut state, &mut pool);
+    let head = lower::Head { vocabulary: lower::Vocabulary::of(plan), logits_bytes_max };
+    let head = (family == Family::Cuda).then_some(head);
+    let mut micro_batch = lower::lower_train(&plan.train, head, &mut state, &mut pool);
+    let mut evaluate = lower::lower_loss(&plan.evaluate, head, &mut state, &mut pool);
     let mut logits = lower::lower_logits(&plan.logits, &mut state, &mut pool);
     if family == Family::Cuda {
         for steps in [&mut micro_batch, &mut evaluate, &mut logits] {

@@ -7,9 +7,9 @@
 //! Cost    O(ops) but for fusion.
 
 mod block;
+mod logits;
 mod repeat;
 mod rows;
-mod vocabulary;
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,12 +24,21 @@ use crate::pool::Pool;
 use crate::state::State;
 use crate::steps::{Place, Step, StorageId, StorageKind};
 
-pub(crate) use vocabulary::Vocabulary;
+pub(crate) use logits::Vocabulary;
+
+/// How a GPU treats the logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    /// The parameter that they are products with, where it is padded.
+    pub vocabulary: Option<Vocabulary>,
+    /// Bytes that they may take at once.
+    pub logits_bytes_max: u64,
+}
 
 /// Lowers the forward and backward pass of one micro-batch.
 pub(crate) fn lower_train(
     train: &TrainGraph,
-    vocabulary: Option<Vocabulary>,
+    head: Option<Head>,
     state: &mut State,
     pool: &mut Pool,
 ) -> Vec<Step> {
@@ -40,21 +49,14 @@ pub(crate) fn lower_train(
         lowering.contributions.extend(gradient.contributions.iter().map(|&v| (v, gradient.param)));
     }
     lowering.root(train.graph.loss, StorageKind::Loss);
-    lowering.place_logits(vocabulary);
-    lowering.lower(&train.graph.body)
+    lowering.lower_with_head(&train.graph.body, head)
 }
 
 /// Lowers a forward pass for its loss.
-pub(crate) fn lower_loss(
-    graph: &Graph,
-    vocabulary: Option<Vocabulary>,
-    state: &mut State,
-    pool: &mut Pool,
-) -> Vec<Step> {
+pub(crate) fn lower_loss(graph: &Graph, head: Option<Head>, state: &mut State, pool: &mut Pool) -> Vec<Step> {
     let mut lowering = Lowering::new(graph, state, pool, "eval.");
     lowering.root(graph.loss, StorageKind::Loss);
-    lowering.place_logits(vocabulary);
-    lowering.lower(&graph.body)
+    lowering.lower_with_head(&graph.body, head)
 }
 
 /// Lowers a forward pass for its logits: what only the loss needs is left out.
@@ -122,8 +124,8 @@ struct Lowering<'a> {
     begun: HashSet<ParamId>,
     /// Gradients are added to from the first term on (they were zeroed before the micro-batches).
     accumulates: bool,
-    /// The logits, where their rows are padded.
-    logits: Option<vocabulary::Logits>,
+    /// The logits, on a GPU.
+    logits: Option<logits::Logits>,
     /// Copies that a value's reader needs first.
     pending: Vec<Step>,
     /// Where a repeat's carried value (by its argument) must be copied before the first turn.
@@ -223,6 +225,13 @@ impl<'a> Lowering<'a> {
 
     fn lower(&mut self, block: &Block) -> Vec<Step> {
         self.lower_block(block)
+    }
+
+    fn lower_with_head(&mut self, block: &Block, head: Option<Head>) -> Vec<Step> {
+        let Some(head) = head else { return self.lower(block) };
+        self.place_logits(head.vocabulary);
+        let steps = self.lower(block);
+        self.chunk_logits(steps, head.logits_bytes_max)
     }
 
     fn dims(&self, value: ValueId) -> Vec<u64> {

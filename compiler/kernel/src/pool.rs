@@ -58,6 +58,11 @@ impl Pool {
         self.add(Storage { name: name.into(), dtype, elements, slots, kind, within: Some(within) })
     }
 
+    /// The storage whose memory one is: itself, or the one that it is a range of.
+    pub fn root(&self, id: StorageId) -> StorageId {
+        self.storages[id.0 as usize].within.map_or(id, |within| within.storage)
+    }
+
     fn add(&mut self, mut storage: Storage) -> StorageId {
         let count = self.names.entry(storage.name.clone()).or_insert(0);
         *count += 1;

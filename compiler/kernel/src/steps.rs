@@ -174,6 +174,18 @@ pub enum Step {
     Loop(Loop),
 }
 
+impl Step {
+    /// All operands, reads first; those of a loop's body.
+    pub fn places(&self) -> Vec<Place> {
+        match self {
+            Step::Launch(launch) => launch.operands.clone(),
+            Step::Gemm(gemm) => gemm.places(),
+            Step::Zero(place, _) => vec![*place],
+            Step::Loop(inner) => inner.body.iter().flat_map(Step::places).collect(),
+        }
+    }
+}
+
 /// A kernel and its operands.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {
@@ -210,6 +222,17 @@ pub struct Gemm {
     pub epilogue: Option<Launch>,
     /// For people.
     pub origin: String,
+}
+
+impl Gemm {
+    /// Its operands: factors, the result, those of what it does besides, a workspace, and the epilogue's.
+    fn places(&self) -> Vec<Place> {
+        let matrices = [self.a.place, self.b.place, self.c.place];
+        let fused = self.fused.iter().flat_map(Fused::places);
+        let workspace = self.own.iter().flat_map(|own| own.workspace);
+        let epilogue = self.epilogue.iter().flat_map(|launch| launch.operands.iter().copied());
+        matrices.into_iter().chain(fused).chain(workspace).chain(epilogue).collect()
+    }
 }
 
 /// What a matrix product's kernel does before it stores.

@@ -11,7 +11,7 @@ use dspc_graph::rowfn::{Access, Node, NodeId, RowMap};
 use dspc_kernel::describe::{Kernel, RowKernel, Target};
 use dspc_kernel::steps::{Kernels, Launch, Place, Step, Storage, StorageId, StorageKind};
 
-use crate::lifetime::{Lifetime, places};
+use crate::lifetime::Lifetime;
 
 /// Storages that share memory: each to the one whose memory it uses.
 pub(crate) struct Aliases {
@@ -71,7 +71,7 @@ fn join(
     let Kernel::Row(kernel) = &kernels.kernels[launch.kernel.0 as usize].kernel else { return };
     let levels = levels(kernel);
     let last = levels.iter().copied().max().unwrap_or(0);
-    let all = places(step);
+    let all = step.places();
     let (reads, writes) = launch.operands.split_at(kernel.reads.len());
     for (write, to) in kernel.writes.iter().zip(writes) {
         let Target::Element(node) = write.what else { continue };
@@ -130,7 +130,8 @@ fn storage<'a>(kernels: &'a Kernels, place: &Place) -> &'a Storage {
 /// The place is all of a storage that shares memory with nothing else.
 fn whole(kernels: &Kernels, place: &Place) -> bool {
     let storage = storage(kernels, place);
-    storage.kind == StorageKind::Activation && storage.slots == 1 && place.offset == 0
+    let whole = storage.within.is_none() && storage.slots == 1 && place.offset == 0;
+    storage.kind == StorageKind::Activation && whole
 }
 
 fn same_size(kernels: &Kernels, a: &Place, b: &Place) -> bool {

@@ -138,20 +138,19 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// √(2/π) · (x + 0.044715 x³), what the tanh form of GELU takes tanh of, and its derivative.
-fn inner(x: f64) -> (f64, f64) {
-    let scale = (2.0 / std::f64::consts::PI).sqrt();
-    (scale * (x + 0.044715 * x * x * x), scale * (1.0 + 3.0 * 0.044715 * x * x))
-}
+/// √(2/π), and the cube's factor in what the tanh form of GELU takes tanh of.
+const GELU: (f64, f64) = (0.797_884_560_802_865_4, 0.044715);
 
+/// The bits of GELU as an op of its own: it may be computed again as one.
 fn gelu(x: f64) -> f64 {
-    0.5 * x * (1.0 + UnaryFn::Tanh.apply(inner(x).0))
+    let tanh = UnaryFn::Tanh.apply(x * (x * x * GELU.1 + 1.0) * GELU.0);
+    x * 0.5 * (tanh + 1.0)
 }
 
 fn gelu_slope(x: f64) -> f64 {
-    let (value, slope) = inner(x);
-    let tanh = UnaryFn::Tanh.apply(value);
-    0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
+    let tanh = UnaryFn::Tanh.apply(x * (x * x * GELU.1 + 1.0) * GELU.0);
+    let inner = (x * x * (3.0 * GELU.1) + 1.0) * (0.5 * GELU.0);
+    (tanh + 1.0) * 0.5 + x * (1.0 - tanh * tanh) * inner
 }
 
 fn element_bytes(dtype: ElementType) -> u64 {

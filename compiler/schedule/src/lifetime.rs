@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use dspc_kernel::steps::{Gemm, Launch, Place, Step, Storage, StorageId};
+use dspc_kernel::steps::{Step, Storage, StorageId};
 
 /// Steps `first..=last` in the numbering of [`lifetimes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +41,19 @@ struct Use {
     micro: bool,
 }
 
-/// The lifetime of every storage that an entry uses.
+/// The lifetime of every storage that an entry uses, itself or through a view; a view has none of its own.
 pub(crate) fn lifetimes(steps: &[Step], storages: &[Storage]) -> BTreeMap<StorageId, Lifetime> {
     let mut uses: BTreeMap<StorageId, Vec<Use>> = BTreeMap::new();
     let mut next = 0;
     collect(steps, &mut next, &mut vec![], &mut uses);
-    uses.into_iter().map(|(id, uses)| (id, lifetime(&uses, storages[id.0 as usize].slots))).collect()
+    let mut roots: BTreeMap<StorageId, (Vec<Use>, u64)> = BTreeMap::new();
+    for (id, uses) in uses {
+        let storage = &storages[id.0 as usize];
+        let (all, slots) = roots.entry(storage.within.map_or(id, |within| within.storage)).or_default();
+        all.extend(uses);
+        *slots = storage.slots.max(*slots);
+    }
+    roots.into_iter().map(|(id, (uses, slots))| (id, lifetime(&uses, slots))).collect()
 }
 
 fn collect(
@@ -63,7 +70,7 @@ fn collect(
             loops.pop();
             continue;
         }
-        for place in places(step) {
+        for place in step.places() {
             uses.entry(place.storage).or_default().push(Use {
                 step: *next,
                 loops: loops.clone(),
@@ -98,22 +105,4 @@ fn lifetime(uses: &[Use], slots: u64) -> Lifetime {
         None => Lifetime { first: u.step, last: u.step },
     });
     widened.reduce(Lifetime::with).unwrap_or(Lifetime { first: 0, last: 0 })
-}
-
-/// All operands of a step, reads first.
-pub(crate) fn places(step: &Step) -> Vec<Place> {
-    match step {
-        Step::Launch(launch) => launch.operands.clone(),
-        Step::Gemm(gemm) => gemm_places(gemm),
-        Step::Zero(place, _) => vec![*place],
-        Step::Loop(inner) => inner.body.iter().flat_map(places).collect(),
-    }
-}
-
-fn gemm_places(gemm: &Gemm) -> Vec<Place> {
-    let factors = [gemm.a.place, gemm.b.place, gemm.c.place];
-    let fused = gemm.fused.iter().flat_map(|f| f.places());
-    let epilogue = gemm.epilogue.iter().flat_map(|l: &Launch| l.operands.iter().copied());
-    let workspace = gemm.own.iter().flat_map(|own| own.workspace);
-    factors.into_iter().chain(fused).chain(workspace).chain(epilogue).collect()
 }

@@ -1,8 +1,9 @@
-//! Adds rows by id on a GPU: a warp a row of the result, which looks for its id among all, 32 at a time, and adds the rows it finds in order.
+//! Adds rows by id on a GPU: a warp a row of the result, which looks for its id among all, 128 at a time, and adds the rows it finds in order.
 //!
-//! No atomics, so the sums are the same bits at every run. Ids are read once a row of the result, from the second cache.
+//! No atomics, so the sums are the same bits at every run. Ids are read once a row of the result, from the second cache; four reads are
+//! under way at once, because it is their latency that the search waits for.
 
-use super::memory::{load, stored};
+use super::memory::{load, store, stored};
 use super::{attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
 use dspc_graph::ir::DType;
@@ -13,6 +14,13 @@ use dspc_program::GpuLaunch;
 const COLS_MAX: u64 = 1024;
 /// Warps of a block.
 const WARPS: u64 = 4;
+/// Ids that a lane looks at before it adds.
+const LOOKS: u64 = 4;
+
+/// Neighbouring columns of a lane: sixteen bytes of the narrowest type, where rows are whole runs of that.
+fn run(kernel: &ScatterAddKernel) -> u64 {
+    if kernel.cols.is_multiple_of(8) && kernel.stride.is_multiple_of(8) { 8 } else { 1 }
+}
 
 /// Writes a kernel, and how it is launched.
 pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, GpuLaunch), String> {
@@ -51,18 +59,7 @@ fn sum_row(
     slice: Value,
 ) {
     let int = Type::scalar(Element::I32);
-    let first = f.times(slice, COLS_MAX);
-    let end = f.int(int, kernel.cols as i64);
-    let columns: Vec<(Value, Value)> = (0..kernel.cols.min(COLS_MAX).div_ceil(32))
-        .map(|i| {
-            let column = f.addi(first, lane);
-            let column = f.plus(column, 32 * i);
-            let inside = f.order(Order::Below, column, end);
-            let last = f.int(int, kernel.cols as i64 - 1);
-            let column = f.minu(column, last);
-            (f.zero_extend(column, Element::I64), inside)
-        })
-        .collect();
+    let columns = columns(f, kernel, lane, slice);
     let row_wide = f.zero_extend(row, Element::I64);
     let to = f.times(row_wide, kernel.cols);
     let targets: Vec<Value> = columns
@@ -72,45 +69,102 @@ fn sum_row(
             f.offset(out, at, Element::F32)
         })
         .collect();
-    let before: Vec<Value> = targets.iter().map(|&at| load(f, DType::F32, at, 1)[0]).collect();
-    let (zero, count, step) = (f.int(int, 0), f.int(int, kernel.rows as i64), f.int(int, 32));
+    let run = run(kernel) as usize;
+    let before: Vec<Value> = targets.iter().flat_map(|&at| load(f, DType::F32, at, run as u32)).collect();
+    let (zero, count, step) = (f.int(int, 0), f.int(int, kernel.rows as i64), f.int(int, 32 * LOOKS as i64));
     let sums = f.fold((zero, count, step), &before, |f, n, sums| {
-        let at = f.addi(n, lane);
-        let is_id = f.order(Order::Less, at, count);
-        let last = f.int(int, kernel.rows as i64 - 1);
-        let at = f.minu(at, last);
-        let at = f.zero_extend(at, Element::I64);
-        let at = f.offset(ids, at, Element::I32);
-        let id = f.load(at, int, 4);
-        let same = f.order(Order::Equal, id, row);
-        let hit = f.and(same, is_id);
-        let all = f.int(int, -1);
-        let hits = f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], int);
-        let found = f.intrinsic("llvm.ctpop.i32", &[hits], int);
-        let one = f.int(int, 1);
-        let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
-        let carried = f.fold((zero, found, one), &carried, |f, _, carried| {
-            let bit = f.value(
-                int,
-                format!("\"llvm.intr.cttz\"({}) <{{is_zero_poison = false}}> : (i32) -> i32", carried[0]),
-            );
-            let less = f.subi(carried[0], one);
-            let rest = f.and(carried[0], less);
-            let source = f.addi(n, bit);
-            let source = f.zero_extend(source, Element::I64);
-            let from = f.times(source, kernel.stride);
-            let mut next = vec![rest];
-            for (&(column, _), &sum) in columns.iter().zip(&carried[1..]) {
+        let hits: Vec<(Value, Value)> = (0..LOOKS)
+            .map(|look| {
+                let first = f.plus(n, 32 * look);
+                (first, hits(f, kernel, ids, row, first, lane))
+            })
+            .collect();
+        hits.into_iter()
+            .fold(sums.to_vec(), |sums, (first, hits)| add_hits(f, kernel, x, &columns, first, hits, &sums))
+    });
+    for ((&at, sums), &(_, inside)) in targets.iter().zip(sums.chunks(run)).zip(&columns) {
+        f.only_if(inside, |f| store(f, DType::F32, sums, at));
+    }
+}
+
+/// Where each of a lane's runs begins, and whether that is a column at all; one that is not stands on the last run.
+fn columns(f: &mut Function, kernel: &ScatterAddKernel, lane: Value, slice: Value) -> Vec<(Value, Value)> {
+    let int = Type::scalar(Element::I32);
+    let run = run(kernel);
+    let first = f.times(slice, COLS_MAX);
+    let end = f.int(int, kernel.cols as i64);
+    let last = f.int(int, (kernel.cols - run) as i64);
+    let own = f.times(lane, run);
+    let own = f.addi(first, own);
+    (0..kernel.cols.min(COLS_MAX).div_ceil(32 * run))
+        .map(|i| {
+            let column = f.plus(own, 32 * run * i);
+            let inside = f.order(Order::Below, column, end);
+            let column = f.minu(column, last);
+            (f.zero_extend(column, Element::I64), inside)
+        })
+        .collect()
+}
+
+/// A bit for each of 32 ids from `first` on: whether it is the row's.
+fn hits(
+    f: &mut Function,
+    kernel: &ScatterAddKernel,
+    ids: Value,
+    row: Value,
+    first: Value,
+    lane: Value,
+) -> Value {
+    let int = Type::scalar(Element::I32);
+    let at = f.addi(first, lane);
+    let count = f.int(int, kernel.rows as i64);
+    let is_id = f.order(Order::Less, at, count);
+    let last = f.int(int, kernel.rows as i64 - 1);
+    let at = f.minu(at, last);
+    let at = f.zero_extend(at, Element::I64);
+    let at = f.offset(ids, at, Element::I32);
+    let id = f.load(at, int, 4);
+    let same = f.order(Order::Equal, id, row);
+    let hit = f.and(same, is_id);
+    let all = f.int(int, -1);
+    f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], int)
+}
+
+/// The sums after the rows of these hits, in order.
+fn add_hits(
+    f: &mut Function,
+    kernel: &ScatterAddKernel,
+    x: Value,
+    columns: &[(Value, Value)],
+    first: Value,
+    hits: Value,
+    sums: &[Value],
+) -> Vec<Value> {
+    let int = Type::scalar(Element::I32);
+    let found = f.intrinsic("llvm.ctpop.i32", &[hits], int);
+    let (zero, one) = (f.int(int, 0), f.int(int, 1));
+    let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
+    let carried = f.fold((zero, found, one), &carried, |f, _, carried| {
+        let bit = f.value(
+            int,
+            format!("\"llvm.intr.cttz\"({}) <{{is_zero_poison = false}}> : (i32) -> i32", carried[0]),
+        );
+        let less = f.subi(carried[0], one);
+        let rest = f.and(carried[0], less);
+        let source = f.addi(first, bit);
+        let source = f.zero_extend(source, Element::I64);
+        let from = f.times(source, kernel.stride);
+        let run = run(kernel);
+        let values: Vec<Value> = columns
+            .iter()
+            .flat_map(|&(column, _)| {
                 let at = f.addi(from, column);
                 let at = f.offset(x, at, stored(kernel.dtype));
-                let value = load(f, kernel.dtype, at, 1)[0];
-                next.push(f.add(sum, value));
-            }
-            next
-        });
-        carried[1..].to_vec()
+                load(f, kernel.dtype, at, run as u32)
+            })
+            .collect();
+        let added = carried[1..].iter().zip(values).map(|(&sum, value)| f.add(sum, value));
+        std::iter::once(rest).chain(added).collect()
     });
-    for ((&at, sum), &(_, inside)) in targets.iter().zip(sums).zip(&columns) {
-        f.only_if(inside, |f| f.store(sum, at, 4));
-    }
+    carried[1..].to_vec()
 }

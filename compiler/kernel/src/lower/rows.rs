@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dspc_graph::form::Form;
 use dspc_graph::ir::{DType, OpNode, ValueId};
 use dspc_graph::rowfn::{Access, BinaryFn, InputId, Node, NodeId, RowFn, RowMap, Yield};
+use dspc_program::Family;
 
 use super::Lowering;
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
@@ -22,9 +23,26 @@ const SUM_COLS_MAX: u64 = 8192;
 /// Rows that one kernel adds element by element.
 const SUM_ROWS_MAX: u64 = 8;
 
+/// The same of a GPU: a block walks a chunk, several rows at once, and two blocks of a multiprocessor of an H100 are enough to keep memory busy.
+const GPU_CHUNK_ROWS_MIN: u64 = 16;
+const GPU_CHUNKS_MAX: u64 = 264;
+
 /// Rows that one partial column sum covers: fixed by the shape, so that the sum's order is.
-fn chunk_rows(rows: u64) -> u64 {
-    rows.div_ceil(CHUNKS_MAX).next_multiple_of(CHUNK_ROWS_MIN)
+fn chunk_rows(rows: u64, family: Family) -> u64 {
+    match family {
+        Family::Cpu => rows.div_ceil(CHUNKS_MAX).next_multiple_of(CHUNK_ROWS_MIN),
+        Family::Cuda => rows.div_ceil(GPU_CHUNKS_MAX).max(GPU_CHUNK_ROWS_MIN),
+    }
+}
+
+/// A column sum that was made in parts.
+struct Parts {
+    /// A row a chunk.
+    from: Place,
+    /// Of the sum in memory.
+    dtype: DType,
+    to: Place,
+    adds: bool,
 }
 
 /// A kernel in the making.
@@ -155,16 +173,19 @@ impl Lowering<'_> {
         {
             return self.sum_rows(&draft, input, *value, &ops[0].origin);
         }
-        let chunk = chunk_rows(draft.rows);
+        let chunk = chunk_rows(draft.rows, self.pool.family);
         let chunks = draft.rows.div_ceil(chunk);
         let sums = results.iter().any(|(_, y)| matches!(y, Yield::ColumnSum(_)));
         let origin = ops[0].origin.clone();
-        let (mut writes, mut places, mut after) = (vec![], vec![], vec![]);
+        let (mut writes, mut places, mut sums_in_parts) = (vec![], vec![], vec![]);
         for &(value, yields) in results {
             let location = self.locate(value);
             let adds = self.adds(value);
             let (name, dtype) = (self.graph.value(value).name.clone(), self.graph.ty(value).dtype);
             let mut write = |what, stride, accumulate, place| {
+                // Parts of a sum are f32, whatever their sum is stored as.
+                let in_parts = chunks > 1 && matches!(what, Target::ColumnSum(_));
+                let dtype = if in_parts { DType::F32 } else { dtype };
                 writes.push(Write { name: name.clone(), dtype, what, stride, accumulate });
                 places.push(place);
             };
@@ -183,15 +204,7 @@ impl Lowering<'_> {
                     let parts = self.pool.storage(&name, DType::F32, elements, 1, StorageKind::Activation);
                     let parts = Place::start(parts);
                     write(Target::ColumnSum(node), draft.cols, false, parts);
-                    after.push(self.sum_parts(
-                        parts,
-                        chunks,
-                        draft.cols,
-                        dtype,
-                        location.place,
-                        adds,
-                        &origin,
-                    ));
+                    sums_in_parts.push(Parts { from: parts, dtype, to: location.place, adds });
                 }
             }
         }
@@ -206,8 +219,11 @@ impl Lowering<'_> {
         let (kernel, read_places) = live(kernel, read_places);
         let operands = read_places.into_iter().chain(places).collect();
         let kernel = self.pool.kernel(&stem(ops), Kernel::Row(kernel));
-        let launch = Step::Launch(Launch { kernel, operands, origin });
-        std::iter::once(launch).chain(after).collect()
+        let mut steps = vec![Step::Launch(Launch { kernel, operands, origin: origin.clone() })];
+        if !sums_in_parts.is_empty() {
+            steps.push(self.sum_parts(&sums_in_parts, chunks, draft.cols, origin));
+        }
+        steps
     }
 
     /// Few long rows, added element by element in order: the gradient of a value that was broadcast over the batch.
@@ -242,35 +258,28 @@ impl Lowering<'_> {
     }
 
     /// Adds the rows of partial column sums, in order.
-    #[expect(clippy::too_many_arguments, reason = "the facts of one small kernel")]
-    fn sum_parts(
-        &mut self,
-        parts: Place,
-        chunks: u64,
-        cols: u64,
-        dtype: DType,
-        to: Place,
-        adds: bool,
-        origin: &str,
-    ) -> Step {
-        let read = Read {
+    fn sum_parts(&mut self, sums: &[Parts], chunks: u64, cols: u64, origin: String) -> Step {
+        let read = |_: &Parts| Read {
             name: "parts".into(),
             dtype: DType::F32,
             access: Access::Element(RowMap::EACH),
             stride: cols,
         };
-        let what = Target::ColumnSum(NodeId(0));
-        let write = Write { name: "sum".into(), dtype, what, stride: cols, accumulate: adds };
+        let write = |(i, sum): (usize, &Parts)| {
+            let what = Target::ColumnSum(NodeId(i as u32));
+            Write { name: "sum".into(), dtype: sum.dtype, what, stride: cols, accumulate: sum.adds }
+        };
         let kernel = RowKernel {
             rows: chunks,
             cols,
-            reads: vec![read],
-            nodes: vec![Node::Load(InputId(0))],
-            writes: vec![write],
+            reads: sums.iter().map(read).collect(),
+            nodes: (0..sums.len() as u32).map(|i| Node::Load(InputId(i))).collect(),
+            writes: sums.iter().enumerate().map(write).collect(),
             split: Split::Chunks(chunks),
         };
         let kernel = self.pool.kernel("sum_parts", Kernel::Row(kernel));
-        Step::Launch(Launch { kernel, operands: vec![parts, to], origin: origin.into() })
+        let operands = sums.iter().map(|s| s.from).chain(sums.iter().map(|s| s.to)).collect();
+        Step::Launch(Launch { kernel, operands, origin })
     }
 
     /// Moves elements from one location to another of the same dims: as many launches as it takes runs of evenly spaced rows.

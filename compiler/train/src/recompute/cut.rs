@@ -114,11 +114,12 @@ impl Net {
 mod tests {
     use super::*;
 
-    fn least(values: &[(u32, Option<u64>, Option<&[u32]>)], reads: &[u32]) -> Vec<u32> {
+    /// A value, its bytes, and what it comes from.
+    type Row<'a> = (u32, Option<u64>, Option<&'a [u32]>);
+
+    fn least(values: &[Row], reads: &[u32]) -> Vec<u32> {
         let ids = |v: &[u32]| v.iter().map(|i| ValueId(*i)).collect::<Vec<_>>();
-        let wanted = |&(id, bytes, from): &(u32, Option<u64>, Option<&[u32]>)| {
-            (ValueId(id), Wanted { bytes, from: from.map(ids) })
-        };
+        let wanted = |&(id, bytes, from): &Row| (ValueId(id), Wanted { bytes, from: from.map(ids) });
         let values = values.iter().map(wanted).collect();
         least_saved(&values, &ids(reads).into_iter().collect()).into_iter().map(|v| v.0).collect()
     }
@@ -136,15 +137,13 @@ mod tests {
 
     #[test]
     fn two_results_of_one_small_value_are_computed_from_it() {
-        let values: [(u32, Option<u64>, Option<&[u32]>); 3] =
-            [(0, Some(8), None), (1, Some(8), Some(&[0])), (2, Some(8), Some(&[0]))];
+        let values: [Row; 3] = [(0, Some(8), None), (1, Some(8), Some(&[0])), (2, Some(8), Some(&[0]))];
         assert_eq!(least(&values, &[1, 2]), [0]);
     }
 
     #[test]
     fn a_sum_of_two_is_saved_rather_than_its_terms() {
-        let values: [(u32, Option<u64>, Option<&[u32]>); 3] =
-            [(0, Some(8), None), (1, Some(8), None), (2, Some(8), Some(&[0, 1]))];
+        let values: [Row; 3] = [(0, Some(8), None), (1, Some(8), None), (2, Some(8), Some(&[0, 1]))];
         assert_eq!(least(&values, &[0, 2]), [0, 2]);
         assert_eq!(least(&values, &[2]), [2]);
         assert_eq!(least(&values, &[0, 1, 2]), [0, 1]);
