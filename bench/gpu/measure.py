@@ -96,13 +96,13 @@ class Bench:
             return None
         return path
 
-    def train(self, name, spec, steps, out, words=False):
+    def train(self, name, spec, steps, out, *more, words=False):
         """A run of dspc: its metrics, its summary and the memory it took; or what it said."""
         path = self.artifact(spec)
         if path is None:
             return None
         shutil.rmtree(out, ignore_errors=True)
-        command = [self.built / "dspc", "run", path, "--data", SPECS, "--max-steps", steps, "--out", out, *self.args.dspc]
+        command = [self.built / "dspc", "run", path, "--data", SPECS, "--max-steps", steps, "--out", out, *more, *self.args.dspc]
         with Memory() as memory:
             said = self.call(name, command)
         if said is None or words:
@@ -112,7 +112,7 @@ class Bench:
 
     def ours(self, work):
         out = self.work / "run"
-        result = self.train(f"dspc {work.name}", work.spec, self.args.steps or work.steps, out)
+        result = self.train(f"dspc {work.name}", work.spec, self.args.steps or work.steps, out, "--no-save")
         shutil.rmtree(out, ignore_errors=True)
         if result is None:
             return
@@ -167,7 +167,7 @@ class Bench:
         if self.train(f"dspc {spec} start", spec, 0, start) is None:
             return
         steps = self.args.steps or 100
-        result = self.train(f"dspc {spec}", spec, steps, out)
+        result = self.train(f"dspc {spec}", spec, steps, out, "--no-save")
         if result is None:
             return
         ours = [line["loss"] for line in result[0] if "loss" in line]

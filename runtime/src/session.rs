@@ -5,7 +5,9 @@
 use crate::device::{Device, EntryKind, element_bytes};
 use crate::error::Error;
 use crate::{initial, tables};
-use dspc_program::{Action, Arg, BufferId, ElementType, Entry, Formula, Instruction, Place, Program, Role};
+use dspc_program::{
+    Action, Arg, BufferId, ElementType, Entry, Formula, Instruction, Param, Place, Program, Role,
+};
 use std::collections::BTreeSet;
 
 /// What a step did.
@@ -72,13 +74,18 @@ impl Session {
     /// R0202 for a program whose buffers do not fit its numbers.
     pub fn new(program: &Program, device: impl Device + Send + 'static) -> Result<Self, Error> {
         let mut session = Self::blank(program, device)?;
-        let params = session.program.params.clone();
-        for (index, param) in params.iter().enumerate() {
-            let elements = param.dims.iter().product();
-            session.set_param(
-                index,
-                &initial::values(param.init, session.program.training.seed, param.site, elements),
-            )?;
+        let (params, seed) = (session.program.params.clone(), session.program.training.seed);
+        let values = |index: usize| {
+            let values = |p: &Param| initial::values(p.init, seed, p.site, p.dims.iter().product());
+            params.get(index).map(values)
+        };
+        let mut next = values(0);
+        // One is written while the following is computed.
+        for index in 0..params.len() {
+            let Some(current) = next.take() else { break };
+            let written;
+            (written, next) = rayon::join(|| session.set_param(index, &current), || values(index + 1));
+            written?;
         }
         Ok(session)
     }

@@ -38,6 +38,8 @@ pub struct RunOptions {
     pub resume: bool,
     /// Stop after this step, if it comes before the program's last.
     pub max_steps: Option<u64>,
+    /// Write checkpoints; without, a run leaves its numbers alone.
+    pub save: bool,
     /// `dspc.lock`: algorithms of matrix products, on a GPU.
     pub lock: PathBuf,
     /// How it is used.
@@ -175,9 +177,8 @@ impl Run<'_> {
         let first = self.session.steps().0;
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         // After these the state is looked at, so that no later step may be under way.
-        let rests = |step: u64| {
-            step == last || due(training.eval_every, step) || due(training.checkpoint_every, step)
-        };
+        let saves = |step: u64| self.options.save && due(training.checkpoint_every, step);
+        let rests = |step: u64| step == last || due(training.eval_every, step) || saves(step);
         loop {
             let (step, under_way) = (self.session.steps().0, self.session.under_way());
             let free = under_way == 0 || (under_way <= self.session.ahead() && !rests(step));
@@ -203,7 +204,7 @@ impl Run<'_> {
             if due(training.eval_every, stats.step) && stats.step < last {
                 meter.pause(|| self.evaluate())?;
             }
-            if due(training.checkpoint_every, stats.step) && stats.step < last {
+            if saves(stats.step) && stats.step < last {
                 // A full disk must not end a run whose older checkpoints are whole.
                 match meter.pause(|| self.save()) {
                     Ok(()) => {}
@@ -216,10 +217,12 @@ impl Run<'_> {
         }
         let step = self.session.steps().0;
         let interrupted = step < last;
-        if step > first || self.newest().is_none() {
+        if self.options.save && (step > first || self.newest().is_none()) {
             self.save()?;
         }
-        if interrupted {
+        if interrupted && !self.options.save {
+            self.reporter.line(&format!("stopped after step {step}; nothing was to be saved"));
+        } else if interrupted {
             self.reporter.line(&format!(
                 "stopped after step {step}; saved in {}; go on with `dspc run … --resume --out {}`",
                 self.saved.as_ref().map_or(String::new(), |(_, path)| path.display().to_string()),
@@ -420,6 +423,7 @@ mod tests {
             cache_dir: dir.join("cache"),
             resume: false,
             max_steps: None,
+            save: true,
             lock: dir.join("dspc.lock"),
             algorithms: Algorithms::Measure,
         }
@@ -648,6 +652,20 @@ mod tests {
         std::fs::write(dir.path().join("text/a.txt"), "to be, or not to be. ".repeat(20)).unwrap();
         options.max_steps = Some(12);
         assert_eq!(train(&slower, &options).0.unwrap_err().code(), "R0404");
+    }
+
+    #[test]
+    fn a_run_that_does_not_save_leaves_its_numbers_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifact = bigram(dir.path());
+        let artifact = changed(dir.path(), &artifact, |p| p.training.checkpoint_every = 5);
+        let mut options = options(dir.path(), "run");
+        options.save = false;
+        assert_eq!(train(&artifact, &options).0.unwrap().global_step, 20);
+        let entries = std::fs::read_dir(&options.run_dir).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["metrics.jsonl", "summary.json"]);
     }
 
     #[test]

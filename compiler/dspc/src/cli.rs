@@ -117,6 +117,9 @@ pub enum Command {
         /// Stop after this many steps.
         #[arg(long)]
         max_steps: Option<u64>,
+        /// Write no checkpoint: to try something, or to measure.
+        #[arg(long, conflicts_with = "resume")]
+        no_save: bool,
         /// The folder that the data patterns are relative to; the spec's by default.
         #[arg(long)]
         data: Option<PathBuf>,

@@ -32,11 +32,12 @@ pub fn dispatch(cli: &Cli) -> Exit {
             let place = bindings::Place { directory: crate_dir.as_deref(), runtime: runtime_path.as_deref() };
             build::build(file, output.as_deref(), *emit, &place, target, cli.color)
         }
-        Command::Run { file, out, resume, max_steps, data, device, locked } => {
+        Command::Run { file, out, resume, max_steps, no_save, data, device, locked } => {
             let options = run::Options {
                 out,
                 resume: *resume,
                 max_steps: *max_steps,
+                save: !no_save,
                 data,
                 device: wanted(*device),
                 locked: *locked,

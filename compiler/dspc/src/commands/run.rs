@@ -18,6 +18,7 @@ pub struct Options<'a> {
     pub out: &'a Option<PathBuf>,
     pub resume: bool,
     pub max_steps: Option<u64>,
+    pub save: bool,
     pub data: &'a Option<PathBuf>,
     pub device: Wanted,
     pub locked: bool,
@@ -78,6 +79,7 @@ fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
         cache_dir: build::cache_dir(),
         resume: options.resume,
         max_steps: options.max_steps,
+        save: options.save,
         lock: super::lock_beside(file),
         algorithms: if options.locked { Algorithms::Locked } else { Algorithms::Measure },
     };
