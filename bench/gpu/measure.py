@@ -131,7 +131,7 @@ class Bench:
         seconds = []
         for turn in ("first", "again"):
             out = self.work / "run"
-            log = self.train(f"dspc {work.name} start {turn}", work.spec, 1, out, words=True)
+            log = self.train(f"dspc {work.name} start {turn}", work.spec, 1, out, "--no-save", words=True)
             shutil.rmtree(out, ignore_errors=True)
             found = re.search(r"first step after ([\d.]+) s", log or "")
             if not found:
