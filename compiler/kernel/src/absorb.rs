@@ -96,7 +96,7 @@ impl Absorption<'_> {
                 None => Absorbed::Bias { add: reader },
             });
         }
-        let slope = self.is_gelu_gradient(reader, value) && self.rows_are_aligned(value);
+        let slope = self.is_gelu_gradient(reader, product, value) && self.rows_are_aligned(value);
         slope.then_some(Absorbed::GeluGradient { slope: reader })
     }
 
@@ -123,13 +123,14 @@ impl Absorption<'_> {
         (is_row && is_param && alike).then_some(node.outputs[0])
     }
 
-    fn is_gelu_gradient(&self, index: usize, value: ValueId) -> bool {
+    fn is_gelu_gradient(&self, index: usize, product: usize, value: ValueId) -> bool {
         let Some(node) = self.op(index).filter(|n| n.op.name() == "gelu_backward") else { return false };
         let pre = node.inputs[0];
-        let made_here = self.block.steps.iter().any(|s| crate::fuse::outputs_of(s).contains(&pre));
+        let made_behind =
+            self.block.steps[product..].iter().any(|s| crate::fuse::outputs_of(s).contains(&pre));
         node.inputs[1] == value
             && pre != value
-            && !made_here
+            && !made_behind
             && self.same_type(&[value, pre, node.outputs[0]])
     }
 

@@ -1,7 +1,8 @@
 //! Recomputation: what the backward pass of a repeat reads is partly computed again instead of kept for every turn.
 //!
 //! Reads   a training graph; how much may be computed again.
-//! Writes  the same graph with ops of the forward repeats repeated inside the repeats that mirror them, each before its first reader.
+//! Writes  the same graph with ops of the forward repeats repeated inside the repeats that mirror them: row ops each before its first reader, whole
+//!         turns at the mirror's start.
 //! Keeps   every gradient to the bit: an op done again sees the operands, the random site and the turn that it saw first. (In 16 bits what is done again in the
 //!         kernel that reads it is not rounded in between.) The forward pass.
 //! Leaves  alone what stands outside repeats: it is kept once, not once a turn.
@@ -74,6 +75,7 @@ fn repeat_of(steps: &[Step], id: RepeatId) -> Option<&Repeat> {
 }
 
 fn rewrite(train: &mut TrainGraph, turn: &Repeat, mirror: &mut Repeat, what: Recompute) {
+    let in_order: Vec<ValueId> = turn.body.steps.iter().flat_map(results).copied().collect();
     let turn = Turn::of(&train.graph, turn, what);
     let reads = turn.read_by(mirror);
     let saved = least_saved(&turn.wanted(&train.graph, &reads), &reads);
@@ -87,6 +89,10 @@ fn rewrite(train: &mut TrainGraph, turn: &Repeat, mirror: &mut Repeat, what: Rec
         done: HashMap::new(),
         steps: vec![],
     };
+    if what == Recompute::Block {
+        // The last op's gradient needs nearly all of the turn: done first and in order, it fuses as it did in the forward pass.
+        in_order.iter().filter(|v| reads.contains(v)).for_each(|v| _ = writer.available(*v));
+    }
     for mut step in std::mem::take(&mut mirror.body.steps) {
         if let Step::Op(node) = &mut step {
             node.inputs.iter_mut().for_each(|v| *v = writer.available(*v));
@@ -95,6 +101,13 @@ fn rewrite(train: &mut TrainGraph, turn: &Repeat, mirror: &mut Repeat, what: Rec
     }
     mirror.carried.iter_mut().for_each(|c| c.result = writer.available(c.result));
     mirror.body = Block { steps: writer.steps };
+}
+
+fn results(step: &Step) -> &[ValueId] {
+    match step {
+        Step::Op(node) => &node.outputs,
+        Step::Repeat(_) => &[],
+    }
 }
 
 /// A forward repeat's turn.
