@@ -37,7 +37,7 @@ fn product([m, n, k]: [u64; 3], turns: [bool; 2], [factors, result]: [DType; 2],
         tf32: false,
         fused: None,
         splits: 1,
-        aligned: gap % 8 == 0,
+        aligned: gap.is_multiple_of(8),
     }
 }
 
@@ -59,13 +59,13 @@ fn cases() -> Vec<ProductKernel> {
         for types in [[Bf16, Bf16], [F16, F32], [F32, F32]] {
             all.push(product([136, 200, 328], turns, types, 8));
             all.push(product([37, 131, 61], turns, types, 3));
-            for splits in [1, 3] {
-                for shape in [[264, 392, 456], [65, 67, 129]] {
-                    let plain = product(shape, turns, types, shape[0] % 8 * 3);
-                    let fused = Some(epilogues(&plain)[i]);
-                    let accumulate = splits > 1;
-                    all.push(ProductKernel { fused, splits, accumulate, ..plain });
-                }
+            for (splits, shape) in
+                [(1 + i as u64 % 2 * 2, [264, 392, 456]), (3 - i as u64 % 2 * 2, [65, 67, 129])]
+            {
+                let plain = product(shape, turns, types, shape[0] % 8 * 3);
+                let fused = Some(epilogues(&plain)[i]);
+                let accumulate = splits > 1;
+                all.push(ProductKernel { fused, splits, accumulate, ..plain });
             }
         }
     }
@@ -124,7 +124,7 @@ fn warpgroups_multiply_what_the_copy_engine_brings() {
         // The first piece of a tile, and the others: 64 terms are four instructions.
         assert_eq!(count(&ptx, "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16"), 8);
         assert_eq!(count(&ptx, "setmaxnreg"), 2);
-        assert!(count(&ptx, ".multicast::cluster") >= 1);
+        assert!(count(&ptx, "cp.async.bulk.tensor.2d") >= 2);
         let [launch] = launches[0].as_slice() else { panic!("one kernel") };
         assert_eq!((launch.grid, launch.block, launch.maps.len()), ([132, 1, 1], 384, 2));
         assert!(launch.shared <= 227 << 10);
@@ -203,7 +203,7 @@ fn products_agree_with_their_reading() {
     };
     let mut numbers = Numbers(0x9E0D);
     let mut all = cases();
-    for i in 0..40 {
+    for i in 0..16 {
         let [m, n, k] = [0; 3].map(|_| 1 + numbers.below(300));
         let types = [[Bf16, Bf16], [F16, F16], [Bf16, F32], [F32, F32]][i % 4];
         let gap = numbers.below(9);

@@ -16,6 +16,7 @@ mod pool;
 mod print;
 mod state;
 pub mod steps;
+pub mod tiles;
 mod update;
 
 pub use evaluate::evaluate;

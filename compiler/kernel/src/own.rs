@@ -11,19 +11,8 @@ use dspc_graph::ir::DType;
 use crate::describe::{Kernel, ProductFused, ProductKernel, ProductMatrix};
 use crate::pool::Pool;
 use crate::steps::{Fused, Gemm, Matrix, Own, Place, Step, StorageKind};
+use crate::tiles::Shape;
 
-/// Terms that are summed in one go.
-const DEPTH: u64 = 64;
-/// Multiprocessors of the cards that products are cut up for: H100 and H200.
-const PROCESSORS: u64 = 132;
-/// Rows and columns of a tile.
-const TILE: [u64; 2] = [128, 256];
-/// Microseconds of [`DEPTH`] terms of a tile, and of a tile's begin and end.
-const DEPTH_US: f64 = 0.62;
-const TILE_US: f64 = 2.0;
-/// Bytes that the second kernel of a product in parts moves in a microsecond, and what its launch takes.
-const COMBINE_BYTES_PER_US: f64 = 2.5e6;
-const COMBINE_US: f64 = 3.0;
 /// Parts at most, and terms of each at least.
 const PARTS_MAX: u64 = 16;
 const PART_TERMS_MIN: u64 = 512;
@@ -78,7 +67,7 @@ fn describe(gemm: &Gemm, pool: &Pool) -> Option<ProductKernel> {
     let aligned =
         [gemm.a.place, gemm.b.place, gemm.c.place].into_iter().chain(others).all(|p| is_aligned(pool, &p));
     let Gemm { m, n, k, accumulate, .. } = *gemm;
-    let splits = parts(m, n, k);
+    let splits = Shape { m, n, k }.best_parts(PARTS_MAX, PART_TERMS_MIN);
     Some(ProductKernel { m, n, k, a, b, c, accumulate, tf32: false, fused, splits, aligned })
 }
 
@@ -92,46 +81,4 @@ fn is_aligned(pool: &Pool, place: &Place) -> bool {
     let whole = |elements: u64| (elements * storage.dtype.bytes()).is_multiple_of(16);
     whole(place.offset)
         && storage.within.is_none_or(|w| whole(w.offset) && (storage.slots == 1 || whole(w.stride)))
-}
-
-/// Into how many parts the summed dim is cut, so that few tiles fill the card: the number that is done first.
-fn parts(m: u64, n: u64, k: u64) -> u64 {
-    let pieces = k.div_ceil(DEPTH);
-    let tiles = m.div_ceil(TILE[0]) * n.div_ceil(TILE[1]);
-    let microseconds = |parts: u64| {
-        let rounds = (tiles * parts).div_ceil(PROCESSORS) as f64;
-        let products = rounds * (pieces.div_ceil(parts) as f64 * DEPTH_US + TILE_US);
-        match parts {
-            1 => products,
-            _ => products + (parts * m * n * 8) as f64 / COMBINE_BYTES_PER_US + COMBINE_US,
-        }
-    };
-    // No part is empty.
-    let whole = |&parts: &u64| {
-        let share = pieces.div_ceil(parts);
-        parts == 1 || (share * DEPTH >= PART_TERMS_MIN && share * (parts - 1) < pieces)
-    };
-    let candidates = (1..=PARTS_MAX).filter(whole);
-    candidates.min_by(|&a, &b| microseconds(a).total_cmp(&microseconds(b))).unwrap_or(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parts;
-
-    #[test]
-    fn few_tiles_are_cut_into_parts() {
-        // Weight gradients of GPT-2: 768 to 768 and 1024 to 1024 have few tiles, 1024 to 4096 fills the card.
-        assert!(parts(768, 768, 32_768) >= 4);
-        assert!(parts(1024, 1024, 16_384) >= 3);
-        assert_eq!(parts(1024, 4096, 16_384), 1);
-    }
-
-    #[test]
-    fn many_tiles_or_few_terms_stay_whole() {
-        assert_eq!(parts(16_384, 3072, 1024), 1);
-        assert_eq!(parts(50_304, 1024, 16_384), 1);
-        assert_eq!(parts(64, 64, 64), 1);
-        assert_eq!(parts(1, 1, 1), 1);
-    }
 }

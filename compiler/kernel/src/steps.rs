@@ -163,6 +163,7 @@ impl Place {
 
 /// A step.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a program has hundreds of steps")]
 pub enum Step {
     /// A kernel on its operands, reads first.
     Launch(Launch),

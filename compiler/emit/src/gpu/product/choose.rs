@@ -1,10 +1,11 @@
 //! Which kernel a product gets, and its tile.
 
 use super::hopper;
-use super::problem::Problem;
+use super::problem::{Neighbours, Problem};
 use super::warps;
 use crate::gpu::GpuChip;
 use dspc_graph::ir::DType;
+use dspc_kernel::tiles::{PROCESSORS, Shape};
 
 /// A kernel and its tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,9 +17,6 @@ pub(super) enum Way {
     /// Threads.
     Plain,
 }
-
-/// Multiprocessors of the cards that tiles are chosen for: H100 and H200.
-pub(super) const PROCESSORS: u64 = 132;
 
 /// The way for a product.
 pub(super) fn way(problem: &Problem<'_>, chip: GpuChip) -> Way {
@@ -35,13 +33,11 @@ pub(super) fn way(problem: &Problem<'_>, chip: GpuChip) -> Way {
     Way::Warps(warps::Tile { m, n, stages })
 }
 
-/// The width whose rounds of tiles are done first: a tile's time is its width and a fixed part.
+/// The width that is done first.
 fn hopper_tile(problem: &Problem<'_>) -> hopper::Tile {
-    let time = |&n: &u64| {
-        let tiles = problem.m.div_ceil(hopper::ROWS) * problem.n.div_ceil(n) * problem.kernel.splits;
-        // Narrow tiles read more for each product.
-        tiles.div_ceil(PROCESSORS) * (n + 24)
-    };
-    let n = [256, 192, 160, 128].into_iter().min_by_key(time).unwrap_or(256);
-    hopper::Tile { n }
+    let Problem { m, n, k, .. } = *problem;
+    // Columns come in whole 64s where they lie side by side.
+    let by_terms = problem.right.neighbours == Neighbours::Terms;
+    let allowed = |width: u64| width.is_multiple_of(64) || by_terms;
+    hopper::Tile { n: Shape { m, n, k }.best_width(problem.kernel.splits, allowed).0 }
 }

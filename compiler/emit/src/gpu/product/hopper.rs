@@ -4,7 +4,6 @@
 //! Blocks    one a multiprocessor, each with tile after tile; while a tile's sums are stored, the next one's factors come.
 //! Numerics  f32 sums in the order of the terms; parts of the summed dim apart from each other.
 
-use super::choose::PROCESSORS;
 use super::finish::{Finish, Strip};
 use super::problem::{Factor, Neighbours, Problem};
 use crate::gpu::memory::stored;
@@ -12,12 +11,9 @@ use crate::mlir::{
     Element, Factor as Left, Function, Onto, Order, Product, Registers, SharedMatrix, Space, Summed, Type,
     Value,
 };
+use dspc_kernel::tiles::{DEPTH, PROCESSORS, ROWS};
 use dspc_program::{GpuLaunch, TensorMap};
 
-/// Rows of a block's tile: 64 for each warpgroup.
-pub(super) const ROWS: u64 = 128;
-/// Terms of a piece: 128 bytes.
-const DEPTH: u64 = 64;
 /// Warpgroups that multiply.
 const GROUPS: u64 = 2;
 const THREADS: u32 = 384;
