@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 
-from works import COMPILED, DEEPSPEED, EAGER, LOSSES, WORKS
+from works import BLOCKS, COMPILED, DEEPSPEED, EAGER, LOSSES, WORKS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPECS = ROOT / "bench/gpu/specs"
@@ -147,6 +147,7 @@ class Bench:
                  "--warm-up", warm_up, "--steps", self.args.steps or steps, *self.args.peer]
         script = {
             COMPILED: ["torch_gpt2.py", "--compile", "model"],
+            BLOCKS: ["torch_gpt2.py", "--compile", "block"],
             EAGER: ["torch_gpt2.py"],
             DEEPSPEED: ["deepspeed_gpt2.py"],
         }[peer]
@@ -203,7 +204,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("part", choices=["start", "steps", "peers", "losses"])
     args.add_argument("--only", help="names of works, or of specs of the loss check, with commas; a trailing * stands for the rest")
-    args.add_argument("--peers", help="of these peers alone, with commas: torch.compile, torch eager, DeepSpeed ZeRO-2")
+    args.add_argument("--peers", help="these peers instead of each work's own, with commas; works.py names them")
     args.add_argument("--budget", type=float, default=1e9, help="seconds after which nothing new is started")
     args.add_argument("--steps", type=int, help="instead of each work's own number")
     args.add_argument("--built", type=pathlib.Path, default=ROOT / "built")
@@ -231,9 +232,8 @@ def main():
         if args.part == "steps":
             bench.ours(work)
         if args.part == "peers":
-            for peer in work.peers:
-                if not args.peers or peer in args.peers.split(","):
-                    bench.peer(work, peer)
+            for peer in args.peers.split(",") if args.peers else work.peers:
+                bench.peer(work, peer)
     if bench.failed:
         raise SystemExit(1)
 

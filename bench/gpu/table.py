@@ -76,9 +76,10 @@ def steps(folder):
     print(row.format(*head))
     for work in WORKS:
         own = ours.get(work.name)
-        sides = [(name, peers[work.name, name]) for name in work.peers if (work.name, name) in peers]
+        found = {side: record for (name, side), record in peers.items() if name == work.name}
+        sides = sorted(found.items(), key=lambda side: (work.peers.index(side[0]) if side[0] in work.peers else 99))
         for place, (name, peer) in enumerate(sides or ([("", None)] if own else [])):
-            judged = place == 0 and own is not None and (not work.peers or name in ("", work.peers[0]))
+            judged = place == 0 and own is not None
             ratio = f"{own['tokens_per_s'] / peer['tokens_per_s']:.2f}" if own and peer else "-"
             both = own and peer and own.get("device_mib") and peer.get("device_mib")
             memory = f"{own['device_mib'] / peer['device_mib']:.2f}" if both else "-"

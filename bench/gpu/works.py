@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-COMPILED, EAGER, DEEPSPEED = "torch.compile", "torch eager", "DeepSpeed ZeRO-2"
+COMPILED, BLOCKS, EAGER, DEEPSPEED = "torch.compile", "torch.compile block", "torch eager", "DeepSpeed ZeRO-2"
 
 
 @dataclass(frozen=True)
