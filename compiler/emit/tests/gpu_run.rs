@@ -43,8 +43,10 @@ fn cases() -> Vec<RowKernel> {
             }
             if cols > 3 {
                 all.push(kernels::cross_entropy(rows, cols, dtype, cols));
+                all.push(kernels::cross_entropy(rows, cols, dtype, cols.next_multiple_of(64)));
             }
         }
+        all.push(kernels::sum_parts(rows, cols));
         all.push(kernels::dropout(rows, cols, Bf16, Split::Rows));
         all.push(kernels::dropout(rows, cols, F32, Split::Elements));
         all.push(kernels::adamw(rows * cols));
@@ -135,11 +137,18 @@ fn timings() {
         ("residual layer norm bf16", kernels::residual_layer_norm(16_384, 1024, Bf16, 1024)),
         ("layer norm backward bf16", kernels::layer_norm_backward(16_384, 1024, Bf16, 64)),
         ("the same, 16 rows a chunk", kernels::layer_norm_backward(16_384, 1024, Bf16, 16)),
+        ("the same, 63 rows a chunk", kernels::layer_norm_backward(16_384, 1024, Bf16, 63)),
+        ("the same, 125 rows a chunk", kernels::layer_norm_backward(16_384, 1024, Bf16, 125)),
+        ("the same, 1600 columns", kernels::layer_norm_backward(8192, 1600, Bf16, 32)),
+        ("the same, 768 columns", kernels::layer_norm_backward(32_768, 768, Bf16, 125)),
+        ("sum of 264 parts", kernels::sum_parts(264, 1024)),
         ("gelu bf16", kernels::gelu_flat(16_384, 4096, Bf16)),
         ("adamw", kernels::adamw(64 << 20)),
         ("cross entropy f32", kernels::cross_entropy(2048, 50_304, F32, 50_304)),
+        ("cross entropy bf16", kernels::cross_entropy(8192, 50_257, Bf16, 50_304)),
         ("dropout bf16", kernels::dropout(16_384, 1024, Bf16, Split::Elements)),
-        ("bias gradient bf16", kernels::bias_gradient(16_384, 4096, Bf16, 64)),
+        ("bias gradient bf16", kernels::bias_gradient(16_384, 4096, Bf16, 63)),
+        ("embedding bf16", kernels::embedding(16_384, 1024, 1024, Bf16)),
     ];
     for (name, kernel) in cases {
         let mut numbers = Numbers(9);

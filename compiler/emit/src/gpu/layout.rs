@@ -1,13 +1,22 @@
 //! How the elements of a row kernel are dealt to a GPU's threads.
 
 use crate::row::Analysis;
-use dspc_graph::rowfn::{Access, RowMap};
+use dspc_graph::rowfn::{Access, Node, RowMap};
 use dspc_kernel::describe::{RowKernel, Split, Target};
 
 /// Columns up to this many are a warp's.
 const WARP_COLS_MAX: u64 = 2048;
 /// Elements a thread keeps in registers.
 const HELD_MAX: u64 = 64;
+
+/// Columns beyond which rows may be ragged.
+const RAGGED_COLS_MIN: u64 = 4096;
+/// Threads of a block that walks several rows of a chunk at once.
+const BLOCK_THREADS: u32 = 512;
+/// Rows at once, at most: a barrier each.
+const GROUPS_MAX: u32 = 15;
+/// Shared memory for column sums, without asking for more than a block has anyway.
+const SUMS_BYTES_MAX: u64 = 40 << 10;
 
 /// How threads and elements meet.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -22,6 +31,10 @@ pub(super) struct Layout {
     pub held: bool,
     /// Blocks side by side over the columns.
     pub across: u64,
+    /// Rows that a block of a chunk walks at once.
+    pub groups: u32,
+    /// The last run of a row reaches past its end, into a gap before the next one.
+    pub ragged: bool,
 }
 
 impl Layout {
@@ -37,36 +50,58 @@ impl Layout {
         let wide = [8u32, 4, 2, 1]
             .into_iter()
             .find(|&wide| {
-                wide <= widest && u64::from(wide) * 32 <= items.max(32) && fits(kernel, wide.into())
+                let fits = fits(kernel, wide.into()) || has_gaps(kernel);
+                wide <= widest && u64::from(wide) * 32 <= items.max(32) && fits
             })
             .unwrap_or(1);
+        let ragged = kernel.split != Split::Elements && !cols.is_multiple_of(wide.into());
         let runs = cols.div_ceil(wide.into());
         let has_rows = kernel.writes.iter().any(|w| matches!(w.what, Target::Row(_)))
             || analysis.passes.iter().any(|p| !p.reduces.is_empty());
         let layout = |threads: u32, across: u64| {
             let turns = runs.div_ceil(u64::from(threads) * across);
             let held = turns * u64::from(wide) <= HELD_MAX;
-            Layout { threads, wide, turns, held, across }
+            Layout { threads, wide, turns, held, across, groups: 1, ragged }
         };
         Ok(match kernel.split {
-            Split::Elements => Layout { threads: 256, wide, turns: 1, held: true, across: 1 },
+            Split::Elements => {
+                Layout { threads: 256, wide, turns: 1, held: true, across: 1, groups: 1, ragged }
+            }
             Split::Rows if cols <= WARP_COLS_MAX => layout(32, 1),
             Split::Rows if cols <= 8192 => layout(256, 1),
             Split::Rows => layout(512, 1),
-            Split::Chunks(_) => {
-                let threads = (runs.next_multiple_of(32)).clamp(32, 256) as u32;
+            Split::Chunks(rows) => {
+                let threads = if has_rows { runs.next_multiple_of(32).clamp(32, 512) as u32 } else { 32 };
                 let across = if has_rows { 1 } else { runs.div_ceil(threads.into()) };
-                let threads =
-                    if across == 1 { runs.next_multiple_of(32).clamp(32, 512) as u32 } else { threads };
                 let layout = layout(threads, across);
                 if !layout.held {
                     return Err(format!(
                         "column sums of rows of {cols} with reductions are too wide for a block"
                     ));
                 }
-                layout
+                layout.in_groups(kernel, rows)
             }
         })
+    }
+}
+
+impl Layout {
+    /// With as many rows at once as a block has threads for, and shared memory for their sums.
+    fn in_groups(self, kernel: &RowKernel, rows: u64) -> Self {
+        let fits = |groups: &u32| {
+            let layout = Layout { groups: *groups, ..self };
+            u64::from(*groups) <= rows && layout.shared_sums(kernel) * 4 <= SUMS_BYTES_MAX
+        };
+        let most = (BLOCK_THREADS / self.threads).clamp(1, GROUPS_MAX);
+        let groups = (1..=most).rev().find(fits).unwrap_or(1);
+        Layout { groups, ..self }
+    }
+
+    /// Numbers of shared memory that a block's groups leave their column sums in.
+    pub fn shared_sums(&self, kernel: &RowKernel) -> u64 {
+        let sums = kernel.writes.iter().filter(|w| matches!(w.what, Target::ColumnSum(_))).count() as u64;
+        let span = u64::from(self.threads) * self.turns * u64::from(self.wide);
+        sums * span * (u64::from(self.groups) - 1)
     }
 }
 
@@ -86,5 +121,24 @@ fn fits(kernel: &RowKernel, wide: u64) -> bool {
         && kernel.writes.iter().all(|write| match write.what {
             Target::Element(_) | Target::ColumnSum(_) => strided(write.stride),
             Target::Row(_) => true,
+        })
+}
+
+/// Whether rows can be accessed up to 64 elements at a time because all have a gap behind them that takes the last run's end.
+fn has_gaps(kernel: &RowKernel) -> bool {
+    // Wide enough to be a row of logits alone: a column band of another matrix might begin anywhere.
+    let gap = |stride: u64| kernel.cols > RAGGED_COLS_MIN && stride == kernel.cols.next_multiple_of(64);
+    let plain = |node: &Node| !matches!(node, Node::Uniform { .. });
+    kernel.split == Split::Rows
+        && kernel.nodes.iter().all(plain)
+        && kernel.reads.iter().all(|read| match &read.access {
+            Access::Element(map) => *map == RowMap::EACH && gap(read.stride),
+            Access::HalfRotated(_) => false,
+            Access::Row(_) | Access::Scalar | Access::Table(_) => true,
+        })
+        && kernel.writes.iter().all(|write| match write.what {
+            Target::Element(_) => gap(write.stride),
+            Target::Row(_) => true,
+            Target::ColumnSum(_) => false,
         })
 }

@@ -20,15 +20,44 @@ fn piece(dtype: DType, count: u32) -> u32 {
 
 /// Reads `count` neighbours; the address is aligned to as many bytes as they fill, at most 16.
 pub(super) fn load(f: &mut Function, dtype: DType, pointer: Value, count: u32) -> Vec<Value> {
+    let packed = load_packed(f, dtype, pointer, count);
+    unpack(f, &packed)
+}
+
+/// Values of [`load_packed`].
+pub(super) fn packs(dtype: DType, count: u32) -> usize {
+    (count / piece(dtype, count)) as usize
+}
+
+/// The same, as they lie in memory: an access each.
+pub(super) fn load_packed(f: &mut Function, dtype: DType, pointer: Value, count: u32) -> Vec<Value> {
     let element = stored(dtype);
     let piece = piece(dtype, count);
     let mut values = vec![];
     for first in (0..count).step_by(piece as usize) {
         let step = f.index(first.into());
         let at = if first == 0 { pointer } else { f.offset(pointer, step, element) };
-        let all = f.load(at, Type::vector(element, piece), u64::from(piece) * dtype.bytes());
-        for lane in 0..piece {
-            let value = if piece == 1 { all } else { f.extract(all, lane) };
+        values.push(f.load(at, Type::vector(element, piece), u64::from(piece) * dtype.bytes()));
+    }
+    values
+}
+
+/// Writes what [`load_packed`] read.
+pub(super) fn store_packed(f: &mut Function, dtype: DType, packed: &[Value], pointer: Value) {
+    let element = stored(dtype);
+    for (i, &all) in packed.iter().enumerate() {
+        let step = f.index(i as u64 * u64::from(all.lanes()));
+        let at = if i == 0 { pointer } else { f.offset(pointer, step, element) };
+        f.store(all, at, u64::from(all.lanes()) * dtype.bytes());
+    }
+}
+
+/// A scalar for each element.
+pub(super) fn unpack(f: &mut Function, packed: &[Value]) -> Vec<Value> {
+    let mut values = vec![];
+    for &all in packed {
+        for lane in 0..all.lanes() {
+            let value = if all.lanes() == 1 { all } else { f.extract(all, lane) };
             values.push(widen(f, value));
         }
     }

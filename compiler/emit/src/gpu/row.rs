@@ -5,19 +5,24 @@
 //! Columns past the end are read as the last run and kept out of reductions and stores: no access needs a branch but the store.
 //!
 //! A reduction is a thread's own values in order, a butterfly over the warp, and for a block one number a warp through shared memory: the
-//! same tree at every run. Column sums of a chunk are registers of the threads that own the columns, over the chunk's rows in order.
+//! same tree at every run.
+
+mod chunks;
+mod stash;
 
 use super::layout::Layout;
-use super::memory::{load, store, stored};
+use super::memory::{load, load_packed, store, store_packed, stored, unpack};
 use super::{attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
 use crate::row::{Analysis, Draw, Level, Pass, Target as Machine};
-use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction, target_node};
+use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction};
 use crate::row::{emit_pure, for_result, neutral, uniform, uniform_quads};
+use chunks::{Ready, shared_sums};
 use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
 use dspc_program::GpuLaunch;
+use stash::{Stash, Stashed};
 
 /// Warps, and so rows, of a block of such rows.
 const WARPS: u32 = 4;
@@ -35,10 +40,16 @@ struct Kernel<'k> {
     writes: Values,
     /// The number of this thread among those of its row.
     thread: Value,
+    /// The number of its row among those that the block walks at once; none if it walks one at a time.
+    group: Option<Value>,
     /// Number of the block over the columns.
     across: Value,
     /// Shared numbers, one a warp and reduction; none where a row is a warp's.
     shared: Option<Value>,
+    /// Shared column sums of all groups but the first.
+    sums: Option<Value>,
+    /// Operands of a row that are kept in shared memory.
+    stash: Stash,
     draws: Vec<Draw>,
 }
 
@@ -62,6 +73,8 @@ struct Run {
     column: Value,
     /// Whether it is one of the row's own; none if all are.
     inside: Option<Value>,
+    /// Where its first column would be if it went on past the end, if it may be only in part inside.
+    ragged: Option<Value>,
 }
 
 /// Writes a kernel, and how it is launched.
@@ -88,13 +101,19 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
         let ty = Type::scalar(Element::Pointer(Space::Shared));
         f.value(ty, format!("llvm.mlir.addressof @{shared_symbol} : !llvm.ptr<3>"))
     });
-    let lane = if rows_share_a_block {
+    let (lane, group) = if rows_share_a_block {
         let mask = f.int(thread.ty, 31);
-        f.and(thread, mask)
+        (f.and(thread, mask), None)
+    } else if layout.groups > 1 {
+        let threads = f.int(thread.ty, layout.threads.into());
+        (f.remu(thread, threads), Some(f.divu(thread, threads)))
     } else {
-        thread
+        (thread, None)
     };
+    let sums_symbol = format!("{symbol}.sums");
+    let sums = group.is_some().then(|| shared_sums(&mut f, &sums_symbol));
     let (reads, writes) = args.split_at(kernel.reads.len());
+    let stash = Stash::of(kernel, &analysis, &layout);
     let mut this = Kernel {
         symbol,
         kernel,
@@ -103,25 +122,41 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
         reads: reads.to_vec(),
         writes: writes[..kernel.writes.len()].to_vec(),
         thread: lane,
+        group,
         across,
         shared,
+        sums,
+        stash,
         draws: vec![],
     };
     if kernel.uses_turn() {
         this.draws = draws(&mut f, kernel, reads, args[args.len() - 1]);
     }
     let scalars = this.kernel_values(&mut f)?;
-    let launch = match kernel.split {
+    let mut launch = match kernel.split {
         Split::Elements => this.elements(&mut f, &scalars, block)?,
         Split::Rows => this.rows(&mut f, &scalars, thread, block)?,
         Split::Chunks(rows) => this.chunks(&mut f, &scalars, rows, block)?,
     };
     let mut text = String::new();
     if needs_shared {
-        let n = reductions * warps;
+        let n = reductions * warps * layout.groups;
         text += &format!(
             "  llvm.mlir.global internal @{shared_symbol}() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{n} x f32>\n"
         );
+    }
+    if group.is_some() {
+        let n = layout.shared_sums(kernel);
+        text += &format!(
+            "  llvm.mlir.global internal @{sums_symbol}() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{n} x f32>\n"
+        );
+    }
+    if this.stash.bytes > 0 {
+        text += &format!(
+            "  llvm.mlir.global external @{}() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<0 x i8>\n",
+            row_symbol(symbol)
+        );
+        launch.shared = this.stash.bytes as u32;
     }
     text += &f.finish(symbol, &types, &attributes(launch.block));
     Ok((text, launch))
@@ -158,14 +193,14 @@ impl Kernel<'_> {
         let is_whole = f.order(Order::Less, column, end);
         let mut failed = None;
         f.only_if(is_whole, |f| {
-            let at = Run { column, inside: None };
+            let at = Run { column, inside: None, ragged: None };
             failed = self.flat_run(f, pass, scalars, &place, at, self.layout.wide).err();
         });
         if whole < all {
             let is_last = f.order(Order::Equal, column, end);
             f.only_if(is_last, |f| {
                 for i in 0..all - whole {
-                    let at = Run { column: f.plus(column, i), inside: None };
+                    let at = Run { column: f.plus(column, i), inside: None, ragged: None };
                     failed = failed.take().or(self.flat_run(f, pass, scalars, &place, at, 1).err());
                 }
             });
@@ -195,7 +230,7 @@ impl Kernel<'_> {
         let block_wide = f.zero_extend(block, Element::I64);
         if self.layout.threads > 32 {
             let grid = u32::try_from(self.kernel.rows).map_err(|_| too_many())?;
-            self.row(f, scalars, block_wide)?;
+            self.row(f, scalars, block_wide, &Ready::default())?;
             return Ok(launch(self.symbol, [grid, 1], self.layout.threads));
         }
         let warps = u64::from(WARPS).min(self.kernel.rows);
@@ -207,58 +242,8 @@ impl Kernel<'_> {
         let end = f.index(self.kernel.rows);
         let is_row = f.order(Order::Less, row, end);
         let mut failed = None;
-        f.only_if(is_row, |f| failed = self.row(f, scalars, row).err());
+        f.only_if(is_row, |f| failed = self.row(f, scalars, row, &Ready::default()).err());
         failed.map_or(Ok(launch(self.symbol, [grid, 1], warps as u32 * 32)), Err)
-    }
-
-    /// A block a chunk; column sums are carried over its rows.
-    fn chunks(&self, f: &mut Function, scalars: &Scalars, rows: u64, block: Value) -> Emitted<GpuLaunch> {
-        let Layout { threads, wide, turns, across, .. } = self.layout;
-        let (chunks, across_blocks) = (self.kernel.rows.div_ceil(rows), across);
-        let grid = [chunks, across_blocks].map(u32::try_from);
-        let [Ok(x), Ok(y)] = grid else { return Err(format!("{chunks} chunks are too many for a grid")) };
-        let item = f.zero_extend(block, Element::I64);
-        let first = f.times(item, rows);
-        let last = f.plus(first, rows);
-        let all = f.index(self.kernel.rows);
-        let last = f.minu(last, all);
-        let one = f.index(1);
-        let sums: Vec<usize> = self.column_sums().collect();
-        let per_sum = (turns * u64::from(wide)) as usize;
-        let zero = f.float(1, 0.0);
-        let carried = vec![zero; sums.len() * per_sum];
-        let carried = f.for_range((first, last, one), &carried, |f, row, carried| {
-            let held = self.row(f, scalars, row)?;
-            let mut next = vec![];
-            for &write in &sums {
-                let node = target_node(self.kernel.writes[write].what);
-                for run in &held {
-                    for i in 0..wide {
-                        let value =
-                            value_of(scalars, &run.values, node, i).or_else(|_| row_value(run, node))?;
-                        next.push(f.add(carried[next.len()], value));
-                    }
-                }
-            }
-            Ok::<_, String>(next)
-        })?;
-        for (&write, sums) in sums.iter().zip(carried.chunks(per_sum)) {
-            for (turn, sums) in (0..).zip(sums.chunks(wide as usize)) {
-                let run = self.run(f, turn);
-                let described = &self.kernel.writes[write];
-                let row = f.times(item, described.stride);
-                let column = f.zero_extend(run.column, Element::I64);
-                let at = f.addi(row, column);
-                let at = f.offset(self.writes[write], at, stored(described.dtype));
-                guarded(f, run.inside, |f| put(f, described, sums, at));
-            }
-        }
-        Ok(launch(self.symbol, [x, y], threads))
-    }
-
-    fn column_sums(&self) -> impl Iterator<Item = usize> {
-        let is_sum = |w: &Write| matches!(w.what, Target::ColumnSum(_));
-        self.kernel.writes.iter().enumerate().filter(move |(_, w)| is_sum(w)).map(|(i, _)| i)
     }
 
     /// The run of a turn that is known when the kernel is written.
@@ -277,24 +262,56 @@ impl Kernel<'_> {
         let first = f.times(turn, threads.into());
         let run = f.addi(first, self.thread);
         let column = f.times(run, wide.into());
-        let cols = self.kernel.cols;
-        if u64::from(threads) * u64::from(wide) * turns * across == cols {
-            return Run { column, inside: None };
+        let (cols, wide) = (self.kernel.cols, u64::from(wide));
+        if u64::from(threads) * wide * turns * across == cols {
+            return Run { column, inside: None, ragged: None };
         }
-        let (end, last) = (f.int(column.ty, cols as i64), f.int(column.ty, (cols - u64::from(wide)) as i64));
+        let (end, last) =
+            (f.int(column.ty, cols as i64), f.int(column.ty, ((cols.div_ceil(wide) - 1) * wide) as i64));
         let inside = f.order(Order::Below, column, end);
-        Run { column: f.minu(column, last), inside: Some(inside) }
+        let ragged = self.layout.ragged.then_some(column);
+        Run { column: f.minu(column, last), inside: Some(inside), ragged }
     }
 
-    /// All passes over a row; gives what is held of it.
-    fn row(&self, f: &mut Function, scalars: &Scalars, row: Value) -> Emitted<Vec<HeldRun>> {
-        let place = self.place(f, row)?;
-        let mut scalars = scalars.clone();
+    /// A run of a turn of which all threads' runs are wholly inside.
+    fn run_inside(&self, f: &mut Function, turn: Value) -> Run {
+        let first = f.times(turn, self.layout.threads.into());
+        let run = f.addi(first, self.thread);
+        Run { column: f.times(run, self.layout.wide.into()), inside: None, ragged: None }
+    }
+
+    /// Whether the i-th column of a run is one of the row's own; none if all are.
+    fn is_inside(&self, f: &mut Function, run: Run, i: u32) -> Option<Value> {
+        match run.ragged {
+            Some(column) => {
+                let column = f.plus(column, i.into());
+                let end = f.int(column.ty, self.kernel.cols as i64);
+                Some(f.order(Order::Below, column, end))
+            }
+            None => run.inside,
+        }
+    }
+
+    /// The runs of a row that stay in registers, without values.
+    fn held_runs(&self, f: &mut Function) -> Vec<HeldRun> {
         let turns = if self.layout.held { self.layout.turns } else { 0 };
         let nothing: Held = vec![None; self.kernel.nodes.len()];
-        let mut held: Vec<HeldRun> = (0..turns)
+        (0..turns)
             .map(|turn| HeldRun { run: self.run(f, turn), values: nothing.clone(), row: vec![] })
-            .collect();
+            .collect()
+    }
+
+    /// All passes over a row, but for what is ready of it; gives what is held of it.
+    fn row(&self, f: &mut Function, scalars: &Scalars, row: Value, ready: &Ready) -> Emitted<Vec<HeldRun>> {
+        let place = self.place(f, row)?;
+        let mut scalars = scalars.clone();
+        let mut held = self.held_runs(f);
+        for (node, turn, values) in &ready.elements {
+            held[*turn].values[*node] = Some(values.clone());
+        }
+        for (node, value) in &ready.rows {
+            scalars[*node] = Some(*value);
+        }
         let mut slot = 0;
         for stage in 0..=self.analysis.passes.len() {
             self.row_values(f, stage, &mut scalars, &place)?;
@@ -347,7 +364,7 @@ impl Kernel<'_> {
     ) -> Emitted<()> {
         for (index, node) in self.kernel.nodes.iter().enumerate() {
             let ready = self.analysis.levels[index] == Level::Row && self.analysis.stages[index] == stage;
-            if ready && !matches!(node, Node::Reduce(..)) {
+            if ready && scalars[index].is_none() && !matches!(node, Node::Reduce(..)) {
                 scalars[index] = Some(self.scalar(f, node, scalars, &place.reads)?);
             }
         }
@@ -400,7 +417,7 @@ impl Kernel<'_> {
         Ok(totals)
     }
 
-    /// A pass by a loop over turns.
+    /// A pass by a loop over turns; the last one apart, if not all of its runs are inside.
     fn looped_pass(
         &self,
         f: &mut Function,
@@ -408,20 +425,42 @@ impl Kernel<'_> {
         scalars: &Scalars,
         place: &Place,
     ) -> Emitted<Values> {
+        let Layout { threads, wide, turns, .. } = self.layout;
+        let whole = self.kernel.cols / (u64::from(threads) * u64::from(wide));
         let ty = Type::scalar(Element::I32);
-        let range = (f.int(ty, 0), f.int(ty, self.layout.turns as i64), f.int(ty, 1));
-        let totals = self.neutrals(f, pass)?;
-        f.for_range(range, &totals, |f, turn, totals| {
-            let run = self.run_at(f, turn);
-            let mut held = vec![None; self.kernel.nodes.len()];
-            self.compute(f, pass, scalars, place, run, self.layout.wide, &mut held)?;
-            let mut totals = totals.to_vec();
-            self.reduce(f, pass, scalars, &held, run, &mut totals)?;
-            for &write in &pass.writes {
-                self.write(f, write, scalars, &held, place, run, self.layout.wide)?;
-            }
-            Ok(totals)
-        })
+        let range = (f.int(ty, 0), f.int(ty, whole as i64), f.int(ty, 1));
+        let mut totals = self.neutrals(f, pass)?;
+        if whole > 0 {
+            totals = f.for_range(range, &totals, |f, turn, totals| {
+                let run = self.run_inside(f, turn);
+                self.walked_run(f, pass, scalars, place, run, totals)
+            })?;
+        }
+        if whole < turns {
+            let run = self.run(f, whole);
+            totals = self.walked_run(f, pass, scalars, place, run, &totals)?;
+        }
+        Ok(totals)
+    }
+
+    /// A run of a pass whose values nobody keeps; gives the totals with it.
+    fn walked_run(
+        &self,
+        f: &mut Function,
+        pass: &Pass,
+        scalars: &Scalars,
+        place: &Place,
+        run: Run,
+        totals: &[Value],
+    ) -> Emitted<Values> {
+        let mut held = vec![None; self.kernel.nodes.len()];
+        self.compute(f, pass, scalars, place, run, self.layout.wide, &mut held)?;
+        let mut totals = totals.to_vec();
+        self.reduce(f, pass, scalars, &held, run, &mut totals)?;
+        for &write in &pass.writes {
+            self.write(f, write, scalars, &held, place, run, self.layout.wide)?;
+        }
+        Ok(totals)
     }
 
     fn neutrals(&self, f: &mut Function, pass: &Pass) -> Emitted<Values> {
@@ -441,7 +480,7 @@ impl Kernel<'_> {
             let (function, x) = reduction(self.kernel, node)?;
             for i in 0..self.layout.wide {
                 let mut value = value_of(scalars, held, x, i)?;
-                if let Some(inside) = run.inside {
+                if let Some(inside) = self.is_inside(f, run, i) {
                     let nothing = f.float(1, neutral(function));
                     value = f.select(inside, value, nothing);
                 }
@@ -465,11 +504,34 @@ impl Kernel<'_> {
     ) -> Emitted<()> {
         for &node in &pass.compute {
             if held[node.0 as usize].is_none() {
-                let values = self.element(f, node, scalars, place, run, wide, held)?;
+                let values = match self.stash.row(node.0 as usize) {
+                    Some(row) => self.stashed(f, pass, row, place, run),
+                    None => self.element(f, node, scalars, place, run, wide, held)?,
+                };
                 held[node.0 as usize] = Some(values);
             }
         }
         Ok(())
+    }
+
+    /// An operand's elements: from where they lie in the first pass that needs them, then from shared memory.
+    fn stashed(&self, f: &mut Function, pass: &Pass, row: Stashed, place: &Place, run: Run) -> Values {
+        let Node::Load(input) = self.kernel.nodes[row.node] else { return vec![] };
+        let input = input.0 as usize;
+        let dtype = self.kernel.reads[input].dtype;
+        let shared = stash::begin(f, &row_symbol(self.symbol), row);
+        let kept = address(f, dtype, shared, run.column);
+        let needs = |pass: &&Pass| pass.compute.iter().any(|n| n.0 as usize == row.node);
+        let is_first = self.analysis.passes.iter().find(needs).is_some_and(|first| std::ptr::eq(first, pass));
+        let packed = if is_first {
+            let at = address(f, dtype, place.reads[input], run.column);
+            let packed = load_packed(f, dtype, at, self.layout.wide);
+            store_packed(f, dtype, &packed, kept);
+            packed
+        } else {
+            load_packed(f, dtype, kept, self.layout.wide)
+        };
+        unpack(f, &packed)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a run is computed from")]
@@ -559,11 +621,37 @@ impl Kernel<'_> {
                 value_of(scalars, held, node, i).map(|v| for_result(f, kind, write.dtype != DType::I32, v))
             })
             .collect::<Emitted<_>>()?;
+        if run.ragged.is_some() {
+            self.write_ragged(f, write, &values, place.writes[index], run);
+            return Ok(());
+        }
         guarded(f, run.inside, |f| {
             let at = address(f, write.dtype, place.writes[index], run.column);
             put(f, write, &values, at);
         });
         Ok(())
+    }
+
+    /// All of a run at once where it is wholly inside, else one by one.
+    fn write_ragged(&self, f: &mut Function, write: &Write, values: &[Value], row: Value, run: Run) {
+        let Some(whole) = self.is_inside(f, run, self.layout.wide - 1) else { return };
+        f.either(
+            whole,
+            |f| {
+                let at = address(f, write.dtype, row, run.column);
+                put(f, write, values, at);
+            },
+            |f| {
+                for (i, value) in (0..).zip(values) {
+                    let inside = self.is_inside(f, run, i);
+                    guarded(f, inside, |f| {
+                        let column = f.plus(run.column, i.into());
+                        let at = address(f, write.dtype, row, column);
+                        put(f, write, &[*value], at);
+                    });
+                }
+            },
+        );
     }
 
     fn write_row_values(&self, f: &mut Function, scalars: &Scalars, place: &Place) -> Emitted<()> {
@@ -589,6 +677,17 @@ impl Kernel<'_> {
         Ok(())
     }
 
+    /// Waits for all threads of the row.
+    fn wait(&self, f: &mut Function) {
+        match self.group {
+            Some(group) => {
+                let (number, threads) = (f.plus(group, 1), f.int32(self.layout.threads.into()));
+                f.assembly("bar.sync $0, $1;", &[], &[], &[number, threads]);
+            }
+            None => f.barrier(),
+        }
+    }
+
     /// A pass's reductions over all threads of a row, known to all: however many, the block waits as often as for one.
     fn over_threads(&self, f: &mut Function, pass: &Pass, totals: Values, slot: u32) -> Emitted<Values> {
         let functions: Vec<ReduceFn> = pass
@@ -598,13 +697,19 @@ impl Kernel<'_> {
             .collect::<Emitted<_>>()?;
         let totals: Values =
             functions.iter().zip(totals).map(|(&function, total)| over_warp(f, function, total)).collect();
-        let (Some(shared), false) = (self.shared, totals.is_empty()) else { return Ok(totals) };
+        let (Some(mut shared), false) = (self.shared, totals.is_empty()) else { return Ok(totals) };
         let warps = self.layout.threads / 32;
         let lane_mask = f.int(self.thread.ty, 31);
         let lane = f.and(self.thread, lane_mask);
         let zero = f.int(lane.ty, 0);
         let is_first = f.order(Order::Equal, lane, zero);
         let warp = f.shr(self.thread, 5);
+        if let Some(group) = self.group {
+            let reductions =
+                self.kernel.nodes.iter().filter(|n| matches!(n, Node::Reduce(..))).count() as u64;
+            let first = f.times(group, reductions * u64::from(warps));
+            shared = f.offset(shared, first, Element::F32);
+        }
         f.only_if(is_first, |f| {
             for (slot, &total) in (slot..).zip(&totals) {
                 let index = f.plus(warp, (slot * warps).into());
@@ -612,7 +717,7 @@ impl Kernel<'_> {
                 f.store(total, to, 4);
             }
         });
-        f.line("nvvm.barrier0");
+        self.wait(f);
         let mut all = vec![];
         for (slot, function) in (slot..).zip(functions) {
             let mut parts = vec![];
@@ -626,10 +731,15 @@ impl Kernel<'_> {
         }
         if matches!(self.kernel.split, Split::Chunks(_)) {
             // The next row writes the same numbers.
-            f.line("nvvm.barrier0");
+            self.wait(f);
         }
         Ok(all)
     }
+}
+
+/// The shared memory of a row that is kept there.
+fn row_symbol(symbol: &str) -> String {
+    format!("{symbol}.row")
 }
 
 /// One number of a warp's lanes, known to all: a butterfly.

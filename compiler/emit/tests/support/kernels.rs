@@ -330,3 +330,12 @@ pub fn every_function(rows: u64, cols: u64) -> RowKernel {
     k.write("int", I32, Target::Element(picked), cols + 1);
     k.0
 }
+
+/// Adds the rows of two operands, as partial column sums are added.
+pub fn sum_parts(rows: u64, cols: u64) -> RowKernel {
+    let mut k = Builder::new(rows, cols, Split::Chunks(rows));
+    let (a, b) = (k.element("a", F32, cols), k.element("b", F32, cols));
+    k.write("sum_a", F32, Target::ColumnSum(a), cols);
+    k.accumulate("sum_b", F32, Target::ColumnSum(b), cols);
+    k.0
+}

@@ -1,0 +1,66 @@
+//! A row too long for registers, kept in shared memory: it is read once from where it lies, and again from there.
+//!
+//! A thread reads what it wrote itself, so that nobody waits for anybody.
+
+use crate::mlir::{Element, Function, Space, Type, Value};
+use crate::row::Analysis;
+use dspc_graph::rowfn::{Access, Node, RowMap};
+use dspc_kernel::describe::{RowKernel, Split};
+
+use crate::gpu::layout::Layout;
+
+/// Bytes that every generation has for a block; two such blocks fit a multiprocessor of the largest.
+const BYTES_MAX: u64 = 100_800;
+
+/// Where a node's row lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stashed {
+    /// Load node.
+    pub node: usize,
+    /// Bytes before it.
+    before: u64,
+}
+
+/// Rows in shared memory.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Stash {
+    rows: Vec<Stashed>,
+    /// Of all.
+    pub bytes: u64,
+}
+
+impl Stash {
+    /// The operands that several passes read, as far as there is room.
+    pub fn of(kernel: &RowKernel, analysis: &Analysis, layout: &Layout) -> Self {
+        let mut stash = Stash::default();
+        if layout.held || kernel.split != Split::Rows {
+            return stash;
+        }
+        for (node, described) in kernel.nodes.iter().enumerate() {
+            let Node::Load(input) = described else { continue };
+            let read = &kernel.reads[input.0 as usize];
+            let passes = analysis.passes.iter().filter(|p| p.compute.iter().any(|n| n.0 as usize == node));
+            let run = u64::from(layout.wide) * read.dtype.bytes();
+            let bytes = (kernel.cols.div_ceil(layout.wide.into()) * run).next_multiple_of(16);
+            let whole = read.access == Access::Element(RowMap::EACH) && run >= 4;
+            if whole && passes.count() > 1 && stash.bytes + bytes <= BYTES_MAX {
+                stash.rows.push(Stashed { node, before: stash.bytes });
+                stash.bytes += bytes;
+            }
+        }
+        stash
+    }
+
+    /// A node's row, if it is kept.
+    pub fn row(&self, node: usize) -> Option<Stashed> {
+        self.rows.iter().find(|row| row.node == node).copied()
+    }
+}
+
+/// Where a row begins.
+pub(super) fn begin(f: &mut Function, symbol: &str, row: Stashed) -> Value {
+    let ty = Type::scalar(Element::Pointer(Space::Shared));
+    let base = f.value(ty, format!("llvm.mlir.addressof @{symbol} : !llvm.ptr<3>"));
+    let before = f.index(row.before);
+    f.offset(base, before, Element::I8)
+}
