@@ -1,170 +1,286 @@
-//! Adds rows by id on a GPU: a warp a row of the result, which looks for its id among all, 128 at a time, and adds the rows it finds in order.
+//! Adds rows by id on a GPU: a block has a few rows of the result, a warp each, and looks for their ids among all.
 //!
-//! No atomics, so the sums are the same bits at every run. Ids are read once a row of the result, from the second cache; four reads are
-//! under way at once, because it is their latency that the search waits for.
+//! Ids are read by all threads of the block, as many at a time as a *round* holds. Those that are the block's are listed in order in shared memory, and every
+//! warp adds the rows that the list has for it, some at a time so that their reads overlap, but in order. No atomics: the sums are the same bits at
+//! every run. A row of the result that no id names is not touched.
 
-use super::memory::{load, store, stored};
+use super::memory::{load, load_packed, store, stored, unpack};
 use super::{attributes, launch};
-use crate::mlir::{Element, Function, Order, Space, Type, Value};
+use crate::mlir::{Element, Function, INT, Order, Space, Type, Value};
 use dspc_graph::ir::DType;
 use dspc_kernel::describe::ScatterAddKernel;
 use dspc_program::GpuLaunch;
 
-/// Columns of a warp: what its lanes hold in registers.
-const COLS_MAX: u64 = 1024;
-/// Warps of a block.
-const WARPS: u64 = 4;
-/// Ids that a lane looks at before it adds.
-const LOOKS: u64 = 4;
-
-/// Neighbouring columns of a lane: sixteen bytes of the narrowest type, where rows are whole runs of that.
-fn run(kernel: &ScatterAddKernel) -> u64 {
-    if kernel.cols.is_multiple_of(8) && kernel.stride.is_multiple_of(8) { 8 } else { 1 }
-}
+/// Warps of a block, and so rows of the result.
+const WARPS: u64 = 16;
+const THREADS: u64 = 32 * WARPS;
+/// Ids that a thread reads in a round.
+const IDS: u64 = 4;
+/// Columns of a lane: what it holds in registers.
+const LANE_COLS: u64 = 16;
+/// Rows whose reads overlap.
+const AT_ONCE: u32 = 4;
 
 /// Writes a kernel, and how it is launched.
 pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, GpuLaunch), String> {
+    let wide = [8, 4, 2, 1].into_iter().find(|wide| {
+        let bytes = wide * kernel.dtype.bytes();
+        bytes <= 16 && kernel.cols.is_multiple_of(*wide) && kernel.stride.is_multiple_of(*wide)
+    });
+    let wide = wide.unwrap_or(1);
+    let grid = [kernel.out_rows.div_ceil(WARPS), kernel.cols.div_ceil(32 * LANE_COLS)].map(u32::try_from);
+    let [Ok(grid_x), Ok(grid_y)] = grid else {
+        return Err(format!("{} rows are too many for a grid", kernel.out_rows));
+    };
+    let rounds = kernel.rows.div_ceil(THREADS * IDS);
+    if rounds * THREADS * IDS > 1 << 26 {
+        return Err(format!("{} ids are too many", kernel.rows));
+    }
     let types = [Type::scalar(Element::Pointer(Space::Global)); 3];
     let (mut f, args) = Function::new(&types);
     let &[ids, x, out] = args.as_slice() else {
         return Err("three operands".to_string());
     };
-    let grid = [kernel.out_rows.div_ceil(WARPS), kernel.cols.div_ceil(COLS_MAX)].map(u32::try_from);
-    let [Ok(grid_x), Ok(grid_y)] = grid else {
-        return Err(format!("{} rows are too many for a grid", kernel.out_rows));
+    let f = &mut f;
+    let thread = f.special("tid.x");
+    let block = f.special("ctaid.x");
+    let mask = f.int(INT, 31);
+    let shared = |f: &mut Function, name: &str| {
+        let ty = Type::scalar(Element::Pointer(Space::Shared));
+        f.value(ty, format!("llvm.mlir.addressof @{symbol}.{name} : !llvm.ptr<3>"))
     };
-    let int = Type::scalar(Element::I32);
-    let special = |f: &mut Function, name: &str| f.value(int, format!("nvvm.read.ptx.sreg.{name} : i32"));
-    let (thread, block) = (special(&mut f, "tid.x"), special(&mut f, "ctaid.x"));
-    let slice = special(&mut f, "ctaid.y");
-    let mask = f.int(int, 31);
-    let lane = f.and(thread, mask);
-    let warp = f.shr(thread, 5);
-    let first = f.times(block, WARPS);
-    let row = f.addi(first, warp);
-    let rows = f.int(int, kernel.out_rows as i64);
-    let is_row = f.order(Order::Below, row, rows);
-    f.only_if(is_row, |f| sum_row(f, kernel, [ids, x, out], row, lane, slice));
-    let threads = 32 * WARPS as u32;
-    let launch = launch(symbol, [grid_x, grid_y], threads);
-    Ok((f.finish(symbol, &types, &attributes(threads)), launch))
-}
-
-fn sum_row(
-    f: &mut Function,
-    kernel: &ScatterAddKernel,
-    [ids, x, out]: [Value; 3],
-    row: Value,
-    lane: Value,
-    slice: Value,
-) {
-    let int = Type::scalar(Element::I32);
-    let columns = columns(f, kernel, lane, slice);
-    let row_wide = f.zero_extend(row, Element::I64);
-    let to = f.times(row_wide, kernel.cols);
-    let targets: Vec<Value> = columns
-        .iter()
-        .map(|&(column, _)| {
-            let at = f.addi(to, column);
-            f.offset(out, at, Element::F32)
-        })
-        .collect();
-    let run = run(kernel) as usize;
-    let before: Vec<Value> = targets.iter().flat_map(|&at| load(f, DType::F32, at, run as u32)).collect();
-    let (zero, count, step) = (f.int(int, 0), f.int(int, kernel.rows as i64), f.int(int, 32 * LOOKS as i64));
-    let sums = f.fold((zero, count, step), &before, |f, n, sums| {
-        let hits: Vec<(Value, Value)> = (0..LOOKS)
-            .map(|look| {
-                let first = f.plus(n, 32 * look);
-                (first, hits(f, kernel, ids, row, first, lane))
-            })
-            .collect();
-        hits.into_iter()
-            .fold(sums.to_vec(), |sums, (first, hits)| add_hits(f, kernel, x, &columns, first, hits, &sums))
+    let scatter = Scatter {
+        kernel,
+        wide,
+        ids,
+        x,
+        thread,
+        lane: f.and(thread, mask),
+        warp: f.shr(thread, 5),
+        first_row: f.times(block, WARPS),
+        counts: shared(f, "counts"),
+        list: shared(f, "list"),
+    };
+    let slice = f.special("ctaid.y");
+    let runs = scatter.runs(f, slice);
+    let zero = f.float(1, 0.0);
+    let none = f.int(INT, 0);
+    let mut carried = vec![zero; LANE_COLS as usize];
+    carried.push(none);
+    let (from, to, step) = (f.int(INT, 0), f.int(INT, rounds as i64), f.int(INT, 1));
+    let sums = f.fold((from, to, step), &carried, |f, round, carried| {
+        let count = scatter.list_round(f, round);
+        let sums = scatter.add_listed(f, count, &runs, carried);
+        f.barrier(); // the next round lists anew
+        sums
     });
-    for ((&at, sums), &(_, inside)) in targets.iter().zip(sums.chunks(run)).zip(&columns) {
-        f.only_if(inside, |f| store(f, DType::F32, sums, at));
-    }
+    scatter.finish(f, out, &runs, &sums);
+    let globals = format!(
+        "  llvm.mlir.global internal @{symbol}.counts() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{WARPS} x i32>\n  llvm.mlir.global internal @{symbol}.list() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{} x i32>\n",
+        THREADS * IDS
+    );
+    let launch = launch(symbol, [grid_x, grid_y], THREADS as u32);
+    let f = std::mem::replace(f, Function::new(&[]).0);
+    Ok((globals + &f.finish(symbol, &types, &attributes(THREADS as u32)), launch))
 }
 
-/// Where each of a lane's runs begins, and whether that is a column at all; one that is not stands on the last run.
-fn columns(f: &mut Function, kernel: &ScatterAddKernel, lane: Value, slice: Value) -> Vec<(Value, Value)> {
-    let int = Type::scalar(Element::I32);
-    let run = run(kernel);
-    let first = f.times(slice, COLS_MAX);
-    let end = f.int(int, kernel.cols as i64);
-    let last = f.int(int, (kernel.cols - run) as i64);
-    let own = f.times(lane, run);
-    let own = f.addi(first, own);
-    (0..kernel.cols.min(COLS_MAX).div_ceil(32 * run))
-        .map(|i| {
-            let column = f.plus(own, 32 * run * i);
-            let inside = f.order(Order::Below, column, end);
-            let column = f.minu(column, last);
-            (f.zero_extend(column, Element::I64), inside)
-        })
-        .collect()
-}
-
-/// A bit for each of 32 ids from `first` on: whether it is the row's.
-fn hits(
-    f: &mut Function,
-    kernel: &ScatterAddKernel,
+struct Scatter<'k> {
+    kernel: &'k ScatterAddKernel,
+    /// Neighbours that a lane reads at once.
+    wide: u64,
     ids: Value,
-    row: Value,
-    first: Value,
+    x: Value,
+    thread: Value,
     lane: Value,
-) -> Value {
-    let int = Type::scalar(Element::I32);
-    let at = f.addi(first, lane);
-    let count = f.int(int, kernel.rows as i64);
-    let is_id = f.order(Order::Less, at, count);
-    let last = f.int(int, kernel.rows as i64 - 1);
-    let at = f.minu(at, last);
-    let at = f.zero_extend(at, Element::I64);
-    let at = f.offset(ids, at, Element::I32);
-    let id = f.load(at, int, 4);
-    let same = f.order(Order::Equal, id, row);
-    let hit = f.and(same, is_id);
-    let all = f.int(int, -1);
-    f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], int)
+    warp: Value,
+    /// The block's first row of the result.
+    first_row: Value,
+    /// Shared: how many ids each warp found.
+    counts: Value,
+    /// Shared: the round's finds, each a position times [`WARPS`] plus a row of the block.
+    list: Value,
 }
 
-/// The sums after the rows of these hits, in order.
-fn add_hits(
-    f: &mut Function,
-    kernel: &ScatterAddKernel,
-    x: Value,
-    columns: &[(Value, Value)],
-    first: Value,
-    hits: Value,
-    sums: &[Value],
-) -> Vec<Value> {
-    let int = Type::scalar(Element::I32);
-    let found = f.intrinsic("llvm.ctpop.i32", &[hits], int);
-    let (zero, one) = (f.int(int, 0), f.int(int, 1));
-    let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
-    let carried = f.fold((zero, found, one), &carried, |f, _, carried| {
-        let bit = f.value(
-            int,
-            format!("\"llvm.intr.cttz\"({}) <{{is_zero_poison = false}}> : (i32) -> i32", carried[0]),
-        );
-        let less = f.subi(carried[0], one);
-        let rest = f.and(carried[0], less);
-        let source = f.addi(first, bit);
-        let source = f.zero_extend(source, Element::I64);
-        let from = f.times(source, kernel.stride);
-        let run = run(kernel);
-        let values: Vec<Value> = columns
-            .iter()
-            .flat_map(|&(column, _)| {
-                let at = f.addi(from, column);
-                let at = f.offset(x, at, stored(kernel.dtype));
-                load(f, kernel.dtype, at, run as u32)
+/// A lane's neighbouring columns.
+struct Run {
+    /// The first; inside the row.
+    column: Value,
+    inside: Value,
+}
+
+impl Scatter<'_> {
+    fn runs(&self, f: &mut Function, slice: Value) -> Vec<Run> {
+        let turns = LANE_COLS / self.wide;
+        let first = f.times(slice, 32 * LANE_COLS);
+        let (end, last) =
+            (f.int(INT, self.kernel.cols as i64), f.int(INT, (self.kernel.cols - self.wide) as i64));
+        (0..turns)
+            .map(|turn| {
+                let mine = f.times(self.lane, self.wide);
+                let column = f.addi(first, mine);
+                let column = f.plus(column, turn * 32 * self.wide);
+                let inside = f.order(Order::Below, column, end);
+                let column = f.minu(column, last);
+                Run { column: f.zero_extend(column, Element::I64), inside }
             })
-            .collect();
-        let added = carried[1..].iter().zip(values).map(|(&sum, value)| f.add(sum, value));
-        std::iter::once(rest).chain(added).collect()
-    });
-    carried[1..].to_vec()
+            .collect()
+    }
+
+    /// Lists the ids of a round that are the block's, in order; how many.
+    fn list_round(&self, f: &mut Function, round: Value) -> Value {
+        let first = f.times(round, THREADS * IDS);
+        let mine = f.times(self.thread, IDS);
+        let first = f.addi(first, mine);
+        let (end, last) = (f.int(INT, self.kernel.rows as i64), f.int(INT, self.kernel.rows as i64 - 1));
+        let rows = f.int(INT, WARPS as i64);
+        let all = f.int(INT, -1);
+        let mut finds = vec![];
+        for i in 0..IDS {
+            let position = f.plus(first, i);
+            let is_id = f.order(Order::Below, position, end);
+            let at = f.minu(position, last);
+            let at = f.zero_extend(at, Element::I64);
+            let at = f.offset(self.ids, at, Element::I32);
+            let id = f.load(at, INT, 4);
+            let row = f.subi(id, self.first_row);
+            let mine = f.order(Order::Below, row, rows);
+            let hit = f.and(mine, is_id);
+            let hits = f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], INT);
+            let entry = f.times(position, WARPS);
+            finds.push((hit, hits, f.addi(entry, row)));
+        }
+        let below = f.value(INT, "nvvm.read.ptx.sreg.lanemask.lt : i32");
+        let zero = f.int(INT, 0);
+        let (mut before, mut found) = (zero, zero);
+        for (_, hits, _) in &finds {
+            let lower = f.and(*hits, below);
+            let lower = f.intrinsic("llvm.ctpop.i32", &[lower], INT);
+            before = f.addi(before, lower);
+            let count = f.intrinsic("llvm.ctpop.i32", &[*hits], INT);
+            found = f.addi(found, count);
+        }
+        let is_first = f.order(Order::Equal, self.lane, zero);
+        f.only_if(is_first, |f| {
+            let to = f.offset(self.counts, self.warp, Element::I32);
+            f.store(found, to, 4);
+        });
+        f.barrier();
+        let (mut total, mut offset) = (zero, zero);
+        for warp in 0..WARPS {
+            let index = f.int(INT, warp as i64);
+            let at = f.offset(self.counts, index, Element::I32);
+            let count = f.load(at, INT, 4);
+            total = f.addi(total, count);
+            let is_before = f.order(Order::Below, index, self.warp);
+            let counted = f.select(is_before, count, zero);
+            offset = f.addi(offset, counted);
+        }
+        let mut next = f.addi(offset, before);
+        for (hit, _, entry) in finds {
+            f.only_if(hit, |f| {
+                let to = f.offset(self.list, next, Element::I32);
+                f.store(entry, to, 4);
+            });
+            let one = f.zero_extend(hit, Element::I32);
+            next = f.addi(next, one);
+        }
+        f.barrier();
+        total
+    }
+
+    /// Adds the rows that the list has for this warp; carried: a lane's sums, and how many rows went into them.
+    fn add_listed(&self, f: &mut Function, count: Value, runs: &[Run], carried: &[Value]) -> Vec<Value> {
+        let (zero, step) = (f.int(INT, 0), f.int(INT, 32));
+        f.fold((zero, count, step), carried, |f, first, carried| {
+            let at = f.addi(first, self.lane);
+            let is_entry = f.order(Order::Below, at, count);
+            let one = f.int(INT, 1);
+            let last = f.subi(count, one);
+            let at = f.minu(at, last);
+            let at = f.offset(self.list, at, Element::I32);
+            let entry = f.load(at, INT, 4);
+            let mask = f.int(INT, WARPS as i64 - 1);
+            let row = f.and(entry, mask);
+            let mine = f.order(Order::Equal, row, self.warp);
+            let hit = f.and(mine, is_entry);
+            let all = f.int(INT, -1);
+            let hits = f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], INT);
+            let found = f.intrinsic("llvm.ctpop.i32", &[hits], INT);
+            let at_once = f.int(INT, AT_ONCE.into());
+            let (sums, rows) = carried.split_at(carried.len() - 1);
+            let rows = f.addi(rows[0], found);
+            let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
+            let next = f.fold((zero, found, at_once), &carried, |f, _, carried| {
+                self.add_some(f, first, carried, runs)
+            });
+            next[1..].iter().copied().chain([rows]).collect()
+        })
+    }
+
+    /// Adds the rows of the lowest hits; carried: hits that are left, sums.
+    fn add_some(&self, f: &mut Function, first: Value, carried: &[Value], runs: &[Run]) -> Vec<Value> {
+        let (zero, one) = (f.int(INT, 0), f.int(INT, 1));
+        let mut hits = carried[0];
+        let mut rows: Vec<(Value, Vec<Value>)> = vec![];
+        let mut lowest = None;
+        for _ in 0..AT_ONCE {
+            let is_hit = f.order(Order::NotEqual, hits, zero);
+            let bit = f.value(
+                INT,
+                format!("\"llvm.intr.cttz\"({hits}) <{{is_zero_poison = false}}> : (i32) -> i32"),
+            );
+            // Where there is none, the first one's row is read again and counts nothing.
+            let bit = match lowest {
+                None => bit,
+                Some(lowest) => f.select(is_hit, bit, lowest),
+            };
+            lowest = lowest.or(Some(bit));
+            let less = f.subi(hits, one);
+            hits = f.and(hits, less);
+            let at = f.addi(first, bit);
+            let at = f.offset(self.list, at, Element::I32);
+            let entry = f.load(at, INT, 4);
+            let position = f.shr(entry, WARPS.trailing_zeros().into());
+            let position = f.zero_extend(position, Element::I64);
+            let from = f.times(position, self.kernel.stride);
+            let mut values = vec![];
+            for run in runs {
+                let at = f.addi(from, run.column);
+                let at = f.offset(self.x, at, stored(self.kernel.dtype));
+                values.extend(load_packed(f, self.kernel.dtype, at, self.wide as u32));
+            }
+            rows.push((is_hit, values));
+        }
+        let mut sums = carried[1..].to_vec();
+        let nothing = f.float(1, 0.0);
+        for (is_hit, values) in rows {
+            let values = unpack(f, &values);
+            for (sum, value) in sums.iter_mut().zip(values) {
+                let value = f.select(is_hit, value, nothing);
+                *sum = f.add(*sum, value);
+            }
+        }
+        std::iter::once(hits).chain(sums).collect()
+    }
+
+    /// Adds the sums to a row of the result that got some.
+    fn finish(&self, f: &mut Function, out: Value, runs: &[Run], sums: &[Value]) {
+        let (sums, rows) = sums.split_at(sums.len() - 1);
+        let zero = f.int(INT, 0);
+        let is_named = f.order(Order::NotEqual, rows[0], zero);
+        f.only_if(is_named, |f| {
+            let row = f.addi(self.first_row, self.warp);
+            let row = f.zero_extend(row, Element::I64);
+            let first = f.times(row, self.kernel.cols);
+            for (run, sums) in runs.iter().zip(sums.chunks(self.wide as usize)) {
+                f.only_if(run.inside, |f| {
+                    let at = f.addi(first, run.column);
+                    let at = f.offset(out, at, Element::F32);
+                    let before = load(f, DType::F32, at, self.wide as u32);
+                    let added: Vec<Value> = before.iter().zip(sums).map(|(&a, &b)| f.add(a, b)).collect();
+                    store(f, DType::F32, &added, at);
+                });
+            }
+        });
+    }
 }
