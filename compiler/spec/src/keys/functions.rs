@@ -158,9 +158,9 @@ pub(super) const BF16: Function = Function {
         ),
     )],
 };
-pub(super) const SUMS_F32: Function = word("f32", "Single precision: 4 bytes a weight.");
+pub(super) const SUMS_F32: Function = word("f32", "Single precision, four bytes a weight.");
 pub(super) const SUMS_BF16: Function =
-    word("bf16", "bfloat16: 2 bytes a weight, and each sum is rounded to 8 bits.");
+    word("bf16", "Two bytes a weight; each sum is rounded to the 8 bits that bfloat16 has.");
 pub(super) const FP16: Function = Function {
     name: "fp16",
     doc: "Half-precision compute and storage with a scaled loss; fp32 master weights and moments.",
