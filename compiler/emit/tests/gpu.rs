@@ -22,6 +22,8 @@ fn rows() -> Vec<RowKernel> {
     for (rows, cols) in [(1, 1), (7, 17), (8, 64), (33, 1024), (5, 2050), (9, 4096), (3, 50_257)] {
         all.push(kernels::residual_layer_norm(rows, cols, Bf16, cols));
         all.push(kernels::cross_entropy(rows, cols, F32, cols));
+        all.push(kernels::cross_entropy(rows, cols, Bf16, cols.next_multiple_of(64)));
+        all.push(kernels::sum_parts(rows, cols));
         all.push(kernels::gelu_tanh(rows, cols, F16));
         all.push(kernels::gelu_erf(rows, cols, F32));
         all.push(kernels::dropout(rows, cols, Bf16, Split::Rows));

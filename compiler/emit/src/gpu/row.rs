@@ -739,7 +739,7 @@ impl Kernel<'_> {
 
 /// The shared memory of a row that is kept there.
 fn row_symbol(symbol: &str) -> String {
-    format!("{symbol}.row")
+    format!("{symbol}_row")
 }
 
 /// One number of a warp's lanes, known to all: a butterfly.
