@@ -1,11 +1,5 @@
 //! The device on a GPU. Without one these say loudly that they did not run.
 
-#![expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a line says what did not run, or what was measured"
-)]
-
 use super::*;
 use crate::device::Algorithms;
 use crate::fixture::{Builder, at, instruction, launch, repeat};

@@ -49,18 +49,16 @@ impl Products {
         if samples.is_empty() {
             return Ok(products);
         }
-        let library = libraries::cublaslt();
-        if let Ok(found) = &library {
-            products.lt = Some(Lt::new()?);
-            let host = format!("{}, cuBLASLt {}", gpu.card.name, found.version);
-            products.choose(gpu, samples, arenas, options, &host)?;
-            return Ok(products);
+        match libraries::cublaslt() {
+            Ok(found) => {
+                products.lt = Some(Lt::new()?);
+                let host = format!("{}, cuBLASLt {}", gpu.card.name, found.version);
+                products.choose(gpu, samples, arenas, options, &host)?;
+            }
+            Err(missing) if samples.iter().any(|(_, product)| product.own.is_none()) => return Err(missing),
+            // Our own kernels are all there is: nothing to measure.
+            Err(_) => products.plans.extend(samples.iter().map(|_| (None, Choice::Own))),
         }
-        // Without the library our own kernels are all there is: nothing to measure.
-        if samples.iter().any(|(_, product)| product.own.is_none()) {
-            return Err(library.err().unwrap_or(Error::NoLogits));
-        }
-        products.plans.extend(samples.iter().map(|_| (None, Choice::Own)));
         Ok(products)
     }
 
