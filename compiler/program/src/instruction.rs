@@ -51,6 +51,7 @@ pub struct Instruction {
 /// What an instruction does.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a program has hundreds of instructions")]
 pub enum Action {
     /// A kernel of ours; operands in the kernel's order.
     Launch {
