@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use dspc_graph::ir::DType;
+use dspc_kernel::describe::Kernel;
 use dspc_program::{Family, Program};
 use dspc_runtime::artifact::{self, KernelFile};
 
@@ -10,6 +12,9 @@ use crate::exit::Exit;
 use crate::fit::Device;
 use crate::passes::{self, Front, Lowered};
 use crate::report;
+
+/// Widest head that the attention kernels of GPUs hold.
+const HEAD_MAX: u64 = 128;
 
 /// Where built artifacts and encoded texts are kept: `$DSPC_CACHE`, or `dspc` in the user's cache folder.
 pub fn cache_dir() -> PathBuf {
@@ -43,20 +48,35 @@ fn unknown(target: &str) -> Exit {
     Exit::InputErrors
 }
 
-/// The artifact of a checked spec for one target on a device of so many bytes, built if the cache has none.
+/// What an artifact is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish<'a> {
+    /// The target.
+    pub target: &'a str,
+    /// Bytes of its device, where that is at hand.
+    pub bytes: Option<u64>,
+    /// Take the CPU for a program that the GPU has no kernels for.
+    pub or_cpu: bool,
+}
+
+/// The artifact of a checked spec for one target, built if the cache has none, and the family that it is for.
 pub fn cached(
     front: &Front,
     characters: Option<String>,
-    target: &str,
-    bytes: Option<u64>,
+    wish: Wish,
     when: When,
-) -> Result<PathBuf, Exit> {
+) -> Result<(PathBuf, Family), Exit> {
     let Some(spec) = &front.spec else { return Err(Exit::InputErrors) };
+    let Wish { target, bytes, or_cpu } = wish;
     let device = Device { family: family(target), bytes };
-    let lowered = passes::lower(spec, &front.sources, characters, device).map_err(|diagnostics| {
+    let lowered = passes::lower(spec, &front.sources, characters.clone(), device).map_err(|diagnostics| {
         report::print(&diagnostics, &front.sources, crate::cli::Format::Text, when);
         Exit::InputErrors
     })?;
+    if let Some(reason) = refused_by_gpu(&lowered).filter(|_| or_cpu) {
+        eprintln!("note: {reason} [E0531]; this runs on the CPU");
+        return cached(front, characters, Wish { target: "cpu", bytes: None, or_cpu: false }, when);
+    }
     let key = key(&lowered, target);
     let directory = cache_dir().join("artifacts").join(format!("{}-{key}.dspx", spec.name));
     let whole =
@@ -64,7 +84,25 @@ pub fn cached(
     if whole.is_err() {
         write(&[lowered], &[target.to_string()], &directory)?;
     }
-    Ok(directory)
+    Ok((directory, family(target)))
+}
+
+/// Why there are no kernels for a GPU, if it is for one.
+fn refused_by_gpu(lowered: &Lowered) -> Option<String> {
+    if lowered.program.family != Family::Cuda {
+        return None;
+    }
+    lowered.kernels.kernels.iter().find_map(|named| match &named.kernel {
+        Kernel::Attention(k) | Kernel::AttentionBackward(k) => match k.dtype {
+            DType::F32 | DType::I32 => Some("a GPU has no kernel for attention in f32".to_string()),
+            DType::Bf16 | DType::F16 if k.head_dim > HEAD_MAX => Some(format!(
+                "a GPU has no kernel for attention heads of {}, only up to {HEAD_MAX}",
+                k.head_dim
+            )),
+            DType::Bf16 | DType::F16 => None,
+        },
+        Kernel::Row(_) | Kernel::ScatterAdd(_) | Kernel::Product(_) => None,
+    })
 }
 
 /// Everything that the kernels of this machine follow from.
@@ -103,6 +141,11 @@ impl Compiled {
 /// Compiles the kernels for each target, each from the program of its family.
 pub fn compiled(lowered: &[Lowered], targets: &[String]) -> Result<Compiled, Exit> {
     let program = |lowered: &Lowered| {
+        if let Some(reason) = refused_by_gpu(lowered) {
+            let help = "write `precision = bf16` (heads of at most 128), or take the CPU: `--target cpu`, `--device cpu`";
+            report::fault("E0531", &reason, help);
+            return Err(Exit::InputErrors);
+        }
         let own: Vec<String> =
             targets.iter().filter(|t| family(t) == lowered.program.family).cloned().collect();
         let (targets, files) = backend::compile(lowered, &own)?.into_iter().unzip();

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dspc_program::Family;
 use dspc_runtime::device::cuda::Card;
 use dspc_runtime::device::{Algorithms, Wanted};
 use dspc_runtime::train::{self, RunOptions};
 use dspc_runtime::{Artifact, artifact};
 
+use crate::build::Wish;
 use crate::cli::When;
 use crate::exit::Exit;
 use crate::{build, facts, report};
@@ -39,8 +41,12 @@ pub fn artifact_of(file: &Path, device: Wanted, when: When) -> Result<Artifact, 
     }
     let (front, facts) = super::checked(file, when)?;
     let (target, bytes) = target(device).map_err(|error| super::fault(&error))?;
-    let directory = build::cached(&front, facts.characters, target, bytes, when)?;
-    let device = if target == "cpu" { Wanted::Cpu } else { Wanted::Cuda };
+    let wish = Wish { target, bytes, or_cpu: device == Wanted::Auto };
+    let (directory, family) = build::cached(&front, facts.characters, wish, when)?;
+    let device = match family {
+        Family::Cpu => Wanted::Cpu,
+        Family::Cuda => Wanted::Cuda,
+    };
     artifact::open(&directory, device).map_err(|error| super::fault(&error))
 }
 
