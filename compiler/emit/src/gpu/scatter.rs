@@ -15,7 +15,7 @@ use dspc_program::GpuLaunch;
 const WARPS: u64 = 16;
 const THREADS: u64 = 32 * WARPS;
 /// Ids that a thread reads in a round.
-const IDS: u64 = 4;
+const IDS: u64 = 8;
 /// Columns of a lane: what it holds in registers.
 const LANE_COLS: u64 = 16;
 /// Rows whose reads overlap.
