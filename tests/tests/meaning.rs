@@ -294,14 +294,20 @@ fn what_is_computed_again_has_the_same_bits() {
         let program = |recompute: &str| {
             let compiled = compile_for(family, &path, &format!("{text}\nrecompute = {recompute}\n"));
             program_means_graph(&compiled);
-            let activations = compiled.lowered.program.arenas.iter().find(|a| a.name == "activations");
-            (trained(&compiled), activations.unwrap().bytes)
+            let total = dspc::fit::Memory::of(&compiled.lowered.program).total();
+            (trained(&compiled), total, compiled.lowered.plan.train.recompute)
         };
-        let (expected, all) = program("none");
-        let (norms, fewer) = program("norms");
-        let (block, fewest) = program("block");
+        let (expected, all, _) = program("none");
+        let (norms, fewer, _) = program("norms");
+        let (block, fewest, _) = program("block");
         assert!(all > fewer && fewer > fewest, "{all} > {fewer} > {fewest}");
-        for (recompute, found) in [("norms", norms), ("block", block)] {
+        let budget = (fewer + fewest) / 2 / 1024;
+        let (products, between, chosen) = program(&format!("auto\nmemory = {budget}KiB"));
+        assert!(
+            between <= budget * 1024 && matches!(chosen, dspc_train::Recompute::Products(_)),
+            "{chosen}: {between}"
+        );
+        for (recompute, found) in [("norms", norms), ("block", block), ("products", products)] {
             for ((name, found), (_, expected)) in found.iter().zip(&expected) {
                 let other = found.iter().zip(expected).position(|(a, b)| a.to_bits() != b.to_bits());
                 assert!(other.is_none(), "{name} at {other:?} by {recompute} on {family:?}");

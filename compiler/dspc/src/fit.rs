@@ -5,6 +5,8 @@
 //! Keeps   the spec's batch: a smaller micro-batch is offered, never taken.
 //! Cost    a lowering a choice, and more to say what would fit.
 
+use std::collections::VecDeque;
+
 use dspc_program::{Family, Program};
 use dspc_source::{Diagnostic, SourceMap, Span};
 use dspc_spec::settings::{self, Spec};
@@ -66,12 +68,18 @@ pub(crate) fn fit(
 ) -> Result<Lowered, Vec<Diagnostic>> {
     let fitting = Fitting { spec, sources, characters, device };
     let budget = fitting.budget();
-    let mut last = None;
-    for recompute in fitting.allowed() {
+    let mut choices = VecDeque::from(fitting.allowed());
+    let mut last: Option<Lowered> = None;
+    while let Some(recompute) = choices.pop_front() {
         let lowered = fitting.lower(Choices { recompute, ..Choices::of(spec) })?;
         let total = Memory::of(&lowered.program).total();
         if budget.is_none_or(|budget| total <= budget) {
             return Ok(lowered);
+        }
+        if recompute == Recompute::Norms && !choices.is_empty() {
+            // Before whole turns, ever more of their products.
+            let count = dspc_train::products_of_turns(&lowered.plan.train);
+            (1..=count).rev().for_each(|count| choices.push_front(Recompute::Products(count)));
         }
         last = Some(lowered);
     }

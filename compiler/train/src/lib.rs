@@ -15,7 +15,7 @@ mod recompute;
 pub use differentiate::{NotTrainable, differentiate};
 pub use precision::{Storage, store, store_forward};
 pub use print::print;
-pub use recompute::{Recompute, recompute};
+pub use recompute::{Recompute, products_of_turns, recompute};
 
 use std::collections::{BTreeMap, BTreeSet};
 

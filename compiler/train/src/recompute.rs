@@ -1,15 +1,16 @@
 //! Recomputation: what the backward pass of a repeat reads is partly computed again instead of kept for every turn.
 //!
 //! Reads   a training graph; how much may be computed again.
-//! Writes  the same graph with ops of the forward repeats repeated inside the repeats that mirror them: row ops each before its first reader, whole
-//!         turns at the mirror's start.
+//! Writes  the same graph with ops of the forward repeats repeated inside the repeats that mirror them: row ops each before its first reader, all
+//!         at the mirror's start where products are among them.
 //! Keeps   every gradient to the bit: an op done again sees the operands, the random site and the turn that it saw first. (In 16 bits what is done again in the
 //!         kernel that reads it is not rounded in between.) The forward pass.
 //! Leaves  alone what stands outside repeats: it is kept once, not once a turn.
 //! Cost    one minimum cut a repeat, over the values of one turn.
 //!
 //! What to save is not a list of op names. [`Recompute::Norms`] may do row ops again (element-wise work, norms, dropout), whose cost is their
-//! traffic; the scalars that a norm keeps for each row stay saved, so that no sum is made twice. [`Recompute::Block`] may do everything again, so that only
+//! traffic; the scalars that a norm keeps for each row stay saved, so that no sum is made twice. [`Recompute::Products`] may do some products and attention
+//! again as well, those first that cost the fewest FLOPs for a byte. [`Recompute::Block`] may do everything again, so that only
 //! what goes from turn to turn is saved. Of all choices the least bytes are saved, and of those as little as possible is done again.
 
 mod again;
@@ -34,18 +35,46 @@ pub enum Recompute {
     None,
     /// Row ops.
     Norms,
+    /// Row ops, and in each turn so many of the products and attentions.
+    Products(u32),
     /// Whole turns, from what is carried into them.
     Block,
 }
 
 impl std::fmt::Display for Recompute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Recompute::None => "none",
-            Recompute::Norms => "norms",
-            Recompute::Block => "block",
-        })
+        match self {
+            Recompute::None => f.write_str("none"),
+            Recompute::Norms => f.write_str("norms"),
+            Recompute::Products(1) => f.write_str("norms and a product of each turn"),
+            Recompute::Products(count) => write!(f, "norms and {count} products of each turn"),
+            Recompute::Block => f.write_str("block"),
+        }
     }
+}
+
+/// The most that [`Recompute::Products`] can count.
+pub fn products_of_turns(train: &TrainGraph) -> u32 {
+    let repeats = train.graph.body.steps[..train.backward_start].iter().filter_map(|step| match step {
+        Step::Repeat(repeat) => Some(products(&train.graph, repeat).len() as u32),
+        Step::Op(_) => None,
+    });
+    repeats.max().unwrap_or(0)
+}
+
+/// The products and attentions of a turn, those first that cost the fewest FLOPs for a byte that they yield; of equal ones the largest.
+fn products<'a>(graph: &Graph, repeat: &'a Repeat) -> Vec<&'a OpNode> {
+    let mut all: Vec<(f64, u64, &OpNode)> = vec![];
+    for step in &repeat.body.steps {
+        let Step::Op(node) = step else { continue };
+        if let Form::Contract { .. } | Form::Attention(_) = form_of(graph, node) {
+            let (inputs, outputs) = types_of(graph, node);
+            let bytes: u64 = outputs.iter().map(|ty| ty.bytes()).sum();
+            all.push((node.op.cost(&inputs, &outputs).flops / bytes.max(1) as f64, bytes, node));
+        }
+    }
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+    all.into_iter().map(|(_, _, node)| node).collect()
 }
 
 /// Lets the backward repeats compute again what need not be saved.
@@ -89,8 +118,8 @@ fn rewrite(train: &mut TrainGraph, turn: &Repeat, mirror: &mut Repeat, what: Rec
         done: HashMap::new(),
         steps: vec![],
     };
-    if what == Recompute::Block {
-        // The last op's gradient needs nearly all of the turn: done first and in order, it fuses as it did in the forward pass.
+    if what > Recompute::Norms {
+        // The last op's gradient needs nearly all of it: done first and in order, it fuses as it did in the forward pass.
         in_order.iter().filter(|v| reads.contains(v)).for_each(|v| _ = writer.available(*v));
     }
     for mut step in std::mem::take(&mut mirror.body.steps) {
@@ -115,6 +144,8 @@ struct Turn<'a> {
     what: Recompute,
     /// What it receives.
     args: BTreeSet<ValueId>,
+    /// Results of products that may be done again.
+    redone: BTreeSet<ValueId>,
     /// The op that yields a value, its form, and which of its results the value is.
     producers: HashMap<ValueId, (&'a OpNode, Form, usize)>,
 }
@@ -129,7 +160,10 @@ impl<'a> Turn<'a> {
                 producers.insert(*value, (node, form.clone(), result));
             }
         }
-        Self { what, args: repeat.carried.iter().map(|c| c.arg).collect(), producers }
+        let count = if let Recompute::Products(count) = what { count as usize } else { 0 };
+        let redone =
+            products(graph, repeat).iter().take(count).flat_map(|node| &node.outputs).copied().collect();
+        Self { what, args: repeat.carried.iter().map(|c| c.arg).collect(), redone, producers }
     }
 
     /// Whether there is one of it a turn.
@@ -179,6 +213,7 @@ impl<'a> Turn<'a> {
                     own(&mut node.inputs.iter().copied().chain(row_results(node, f.outputs.as_slice())));
                 Wanted { bytes, from: Some(from) }
             }
+            _ if self.redone.contains(&value) => Wanted { bytes, from: Some(operands) },
             _ => Wanted { bytes, from: None },
         }
     }
@@ -232,7 +267,7 @@ impl Writer<'_, '_> {
         }
         let mut outputs = node.outputs.clone();
         let mut op: Arc<dyn Op> = node.op.clone();
-        if let (Form::Row(function), Recompute::Norms) = (&form, self.turn.what) {
+        if let (Form::Row(function), Recompute::Norms | Recompute::Products(_)) = (&form, self.turn.what) {
             let known: Vec<ValueId> = row_results(node, &function.outputs).collect();
             if !known.is_empty() {
                 op = Arc::new(Again::new(op.as_ref(), function, &types_of(self.graph, node).1));
@@ -311,7 +346,8 @@ mod tests {
         let plain = train(text);
         let inputs = inputs(&plain.graph);
         let expected = (loss(&plain.graph, &inputs), gradients(&plain, &inputs));
-        for what in [Recompute::None, Recompute::Norms, Recompute::Block] {
+        let products = (1..=products_of_turns(&plain)).map(Recompute::Products);
+        for what in [Recompute::None, Recompute::Norms, Recompute::Block].into_iter().chain(products) {
             let again = recompute(plain.clone(), what);
             dspc_graph::verify(&again.graph).unwrap();
             assert_eq!((loss(&again.graph, &inputs), gradients(&again, &inputs)), expected, "{what}: {text}");
@@ -340,6 +376,18 @@ mod tests {
     fn norms_saves_products_sums_and_the_scalars_of_rows() {
         insta::assert_debug_snapshot!(saved(&recompute(train(GPT2), Recompute::Norms)));
         insta::assert_debug_snapshot!(saved(&recompute(train(LLAMA), Recompute::Norms)));
+    }
+
+    #[test]
+    fn each_product_done_again_saves_less() {
+        let plain = train(GPT2);
+        let count = |what| saved(&recompute(plain.clone(), what)).len();
+        let counts: Vec<usize> =
+            (1..=products_of_turns(&plain)).map(|n| count(Recompute::Products(n))).collect();
+        assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
+        assert!(counts[0] < count(Recompute::Norms) || counts[1] < count(Recompute::Norms), "{counts:?}");
+        let all = saved(&recompute(plain.clone(), Recompute::Products(5)));
+        assert_eq!(all, ["h.ln_1.mean", "h.ln_1.rstd", "h.ln_2.mean", "h.ln_2.rstd", "h.x"]);
     }
 
     #[test]

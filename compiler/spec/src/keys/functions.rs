@@ -311,7 +311,7 @@ pub(super) const NORMS: Function = word(
 );
 pub(super) const BLOCK: Function = word("block", "Each turn of a `repeat` is computed again from its input.");
 pub(super) const AUTO_RECOMPUTE: Function =
-    word("auto", "The first of `none`, `norms` and `block` that fits the memory.");
+    word("auto", "The cheapest that fits the memory: `none`, `norms`, that and ever more products, `block`.");
 pub(super) const ALL_MEMORY: Function = word("all", "All that the device has.");
 pub(super) const NO_CLIP: Function = word("none", "No clipping.");
 pub(super) const NO_SAMPLE: Function = word("none", "No sample.");
