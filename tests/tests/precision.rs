@@ -229,6 +229,7 @@ fn train(
         cache_dir: folder.join("cache"),
         resume,
         max_steps,
+        save: true,
         lock: folder.join("dspc.lock"),
         algorithms: Default::default(),
     };
