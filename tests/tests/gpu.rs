@@ -95,6 +95,7 @@ fn agree(text: &str, tolerance: f32) {
         close(got[0].loss, want.loss, tolerance, "loss");
         close(got[0].grad_norm.unwrap(), want.grad_norm.unwrap(), 10.0 * tolerance, "norm");
         assert!(got[0].finite && got[0].learning_rate == want.learning_rate);
+        assert_eq!(got[0].loss_scale, want.loss_scale, "step {step}");
     }
     let (tokens, targets) = ids(0);
     let half = tokens.len() / 2;
@@ -116,4 +117,21 @@ fn a_gpu_trains_as_the_cpu_does() {
 #[test]
 fn a_gpu_trains_gpt2_in_bf16_as_the_cpu_does() {
     agree(GPT2, 2e-3);
+}
+
+#[test]
+fn a_gpu_trains_gpt2_in_fp16_as_the_cpu_does() {
+    let scaled = "precision = fp16(loss_scale: dynamic(start: 4096, window: 10))";
+    agree(&GPT2.replace("precision = bf16", scaled), 1e-3);
+}
+
+#[test]
+fn a_gpu_sums_gradients_in_bf16_as_the_cpu_does() {
+    agree(&GPT2.replace("precision = bf16", "precision = bf16(accumulate: bf16)"), 4e-3);
+}
+
+/// The CPU has no TF32: its products are those of single precision.
+#[test]
+fn a_gpu_trains_in_tf32_as_the_cpu_does() {
+    agree(&format!("{SPEC}precision = tf32\n"), 3e-3);
 }
