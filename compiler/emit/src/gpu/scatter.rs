@@ -19,7 +19,7 @@ const IDS: u64 = 8;
 /// Columns of a lane: what it holds in registers.
 const LANE_COLS: u64 = 16;
 /// Rows whose reads overlap.
-const AT_ONCE: u32 = 4;
+const AT_ONCE: u32 = 8;
 
 /// Writes a kernel, and how it is launched.
 pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, GpuLaunch), String> {
