@@ -62,13 +62,11 @@ WORKS = [
 # The loss check: spec, and how far its curve may lie from PyTorch's in fp32. `first`: the first loss, relative. `rms`: root mean
 # square over the run of the relative difference. `bias`: its mean, sign kept.
 #
-# fp32: both sum in fp32 in other orders. A loss of 10.8 is then right to about 1e-6; AdamW's division by a small root carries a
-# relative error of the gradient, 1e-5, into the weights, and 100 steps of it stay below 1e-4 of the loss.
+# There is none in fp32: attention in single precision has no kernel on a GPU (E0531).
 # bf16, fp16: a value is right to 2^-9 or 2^-12. Errors of single values are independent, and the loss is a mean over some thousand
 # targets, so the first loss is far better than that; 1e-3 and 2e-4 leave room for a shared error of an output weight. Later losses
 # differ because the weights do; unbiased rounding moves them to both sides, so a `bias` of half the bound on `rms` would be a fault.
 LOSSES = {
-    "loss_fp32": dict(precision="fp32", first=2e-6, rms=1e-4, bias=5e-5),
     "loss_bf16": dict(precision="bf16", first=1e-3, rms=4e-3, bias=2e-3),
     "loss_fp16": dict(precision="fp16", first=2e-4, rms=1e-3, bias=5e-4),
 }
