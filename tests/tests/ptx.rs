@@ -1,0 +1,200 @@
+//! The GPU kernels of the examples and of the benchmark's works, for every generation: each assembles with NVIDIA's `ptxas` without spills,
+//! reads and writes global memory sixteen bytes at a time where its rows allow it, and multiplies on tensor cores where it multiplies.
+//!
+//! Needs `ptxas`: `DSPC_PTXAS` or PATH. Without it the text is still written and looked at, and the test says loudly what it left out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a panic is the report, a line says what did not run"
+)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dspc::passes;
+use dspc_emit::{GpuChip, compile_ptx, gpu_module};
+use dspc_graph::ir::DType;
+use dspc_kernel::describe::Kernel;
+use dspc_program::{Family, GpuLaunch};
+use dspc_source::{Colour, render_text};
+use dspc_tests::file;
+
+/// Specs that train on a GPU: an example, the largest model, fp16, and sizes that fill no tile.
+const SPECS: &[&str] = &[
+    "../examples/gpt2-medium.dsp",
+    "../bench/gpu/specs/gpt2_1558m_half_million.dsp",
+    "../bench/gpu/specs/small_job.dsp",
+    "../bench/gpu/specs/odd.dsp",
+];
+
+/// The few that spill all the same: generation, beginning of the name, most bytes stored. Not one of them is large in any program here;
+/// one that no longer spills is taken off.
+const KNOWN_TO_SPILL: &[(&str, &str, u64)] = &[
+    ("sm_90a", "small_job_product", 80),
+    ("sm_90a", "small_job_attention_backward", 4),
+    ("sm_120", "odd_product", 4),
+];
+
+/// Kernels of a spec for GPUs, under names that say where they are from.
+fn kernels_of(path: &str) -> Vec<(String, Kernel)> {
+    let path = file(path);
+    let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let mut front = passes::read(&format!("{stem}.dsp"), &std::fs::read_to_string(&path).unwrap());
+    let facts = dspc::facts::gather(&front.tree, &dspc::facts::root(&path));
+    passes::check(&mut front, &stem, &facts.data);
+    let report = || render_text(&front.diagnostics, &front.sources, Colour::Plain);
+    let spec = front.spec.as_ref().unwrap_or_else(|| panic!("{}", report()));
+    let lowered = passes::lower(spec, &front.sources, facts.characters, Family::Cuda).unwrap();
+    let prefix: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let symbols = lowered.program.kernels.iter().map(|k| format!("{prefix}_{}", k.symbol));
+    symbols.zip(lowered.kernels.kernels.into_iter().map(|k| k.kernel)).collect()
+}
+
+/// Kernels of all the specs, each description once.
+fn all_kernels() -> Vec<(String, Kernel)> {
+    let mut distinct = BTreeMap::new();
+    for (symbol, kernel) in SPECS.iter().flat_map(|path| kernels_of(path)) {
+        distinct.entry(format!("{kernel:?}")).or_insert((symbol, kernel));
+    }
+    distinct.into_values().collect()
+}
+
+fn ptxas() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("DSPC_PTXAS") {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join("ptxas")).find(|file| file.is_file())
+}
+
+/// What `ptxas -v` says of PTX that it assembled.
+fn assemble(ptxas: &Path, ptx: &str, chip: GpuChip) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, out) = (folder.path().join("k.ptx"), folder.path().join("k.cubin"));
+    std::fs::write(&text, ptx).unwrap();
+    let result =
+        Command::new(ptxas).arg("-v").arg("-arch").arg(chip.name()).arg("-o").args([&out, &text]).output();
+    let result = result.unwrap();
+    let said = String::from_utf8_lossy(&result.stderr).into_owned();
+    assert!(result.status.success(), "{}: {said}", chip.name());
+    said
+}
+
+/// Functions that spill and should not, by what `ptxas -v` says of each.
+fn spilling(said: &str, chip: GpuChip) -> Vec<String> {
+    let mut function = "";
+    let mut found = vec![];
+    for line in said.lines() {
+        if let Some((_, name)) = line.split_once("Compiling entry function '") {
+            function = name.split('\'').next().unwrap_or_default();
+        }
+        let Some((before, _)) = line.split_once(" bytes spill stores") else { continue };
+        let stored: u64 = before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
+        let known = KNOWN_TO_SPILL.iter().any(|(generation, name, most)| {
+            *generation == chip.name() && function.starts_with(name) && stored <= *most
+        });
+        if stored > 0 && !known {
+            found.push(format!("{function}: {}", line.trim()));
+        }
+    }
+    found
+}
+
+/// The body of each kernel function.
+fn entries(ptx: &str) -> BTreeMap<&str, &str> {
+    let parts = ptx.split(".entry ").skip(1);
+    parts.map(|part| (part.split(['(', '\n', ' ']).next().unwrap_or_default(), part)).collect()
+}
+
+/// How PTX writes sixteen bytes of an access.
+const WIDE: &[&str] = &[".v4.b32", ".v4.u32", ".v4.f32", ".v2.b64", ".v2.u64", ".v2.f64"];
+
+/// Sixteen bytes in one access of global memory: a vector of words, an asynchronous copy, a tile of the copy engine.
+fn moves_sixteen_bytes(body: &str) -> bool {
+    body.lines().any(|line| {
+        let line = line.trim();
+        let global = line.contains("ld.global") || line.contains("st.global");
+        (global && WIDE.iter().any(|width| line.contains(width)))
+            || (line.contains("cp.async.cg.shared.global") && line.contains("16"))
+            || line.contains("cp.async.bulk")
+    })
+}
+
+/// Whether rows are whole runs of sixteen bytes in every type, and there is more than one block's worth of them.
+fn streams(kernel: &Kernel, launch: &GpuLaunch) -> bool {
+    let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+    let whole = match kernel {
+        Kernel::Row(row) => row.cols % 8 == 0 && row.rows * row.cols > 65_536,
+        Kernel::ScatterAdd(scatter) => scatter.cols % 8 == 0,
+        Kernel::Attention(_) | Kernel::AttentionBackward(_) => true,
+        Kernel::Product(product) => product.aligned && product.n % 8 == 0,
+    };
+    blocks > 1 && whole
+}
+
+/// Instructions of which its products must have one; none where it has no products, or none in half precision.
+fn product_instructions(kernel: &Kernel, chip: GpuChip) -> &'static [&'static str] {
+    let half = |dtype| matches!(dtype, DType::Bf16 | DType::F16);
+    let (half, in_whole_tiles) = match kernel {
+        Kernel::Row(_) | Kernel::ScatterAdd(_) => return &[],
+        Kernel::Attention(a) | Kernel::AttentionBackward(a) => {
+            (half(a.dtype), [64, 128].contains(&a.head_dim))
+        }
+        Kernel::Product(p) => {
+            let whole = [p.m, p.n, p.k].iter().all(|size| size % 64 == 0);
+            (half(p.a.dtype) && half(p.b.dtype), p.aligned && whole)
+        }
+    };
+    match (half, chip == GpuChip::Sm90a, in_whole_tiles) {
+        (false, ..) => &[],
+        (true, true, true) => &["wgmma.mma_async"],
+        (true, true, false) => &["wgmma.mma_async", "mma.sync"],
+        (true, false, _) => &["mma.sync"],
+    }
+}
+
+fn holds_for(chip: GpuChip) {
+    let kernels = all_kernels();
+    let named: Vec<(String, &Kernel)> = kernels.iter().map(|(name, kernel)| (name.clone(), kernel)).collect();
+    let (mlir, launches) = gpu_module(&named, chip).unwrap();
+    let ptx = compile_ptx(&mlir, chip).unwrap();
+    let entries = entries(&ptx);
+    let mut faults = vec![];
+    for ((symbol, kernel), launches) in named.iter().zip(&launches) {
+        // What follows the first launch adds up a few partial sums.
+        let narrow = launches.iter().take(1).filter(|launch| {
+            let body = entries.get(launch.symbol.as_str()).unwrap_or_else(|| panic!("no entry for {symbol}"));
+            streams(kernel, launch) && !moves_sixteen_bytes(body)
+        });
+        faults.extend(narrow.map(|launch| format!("{}: no access of sixteen bytes", launch.symbol)));
+        let bodies: Vec<&&str> = launches.iter().filter_map(|l| entries.get(l.symbol.as_str())).collect();
+        let products = product_instructions(kernel, chip);
+        if !products.is_empty() && !products.iter().any(|p| bodies.iter().any(|body| body.contains(p))) {
+            faults.push(format!("{symbol}: none of {products:?}, {kernel:?}"));
+        }
+    }
+    match ptxas() {
+        Some(ptxas) => faults.extend(spilling(&assemble(&ptxas, &ptx, chip), chip)),
+        None => {
+            eprintln!("SKIPPED: no ptxas in DSPC_PTXAS or PATH, so PTX for {} is not assembled", chip.name())
+        }
+    }
+    assert!(faults.is_empty(), "{}, {} kernels:\n{}", chip.name(), kernels.len(), faults.join("\n"));
+}
+
+#[test]
+fn programs_hold_up_on_sm_80() {
+    holds_for(GpuChip::Sm80);
+}
+
+#[test]
+fn programs_hold_up_on_sm_90a() {
+    holds_for(GpuChip::Sm90a);
+}
+
+#[test]
+fn programs_hold_up_on_sm_120() {
+    holds_for(GpuChip::Sm120);
+}
