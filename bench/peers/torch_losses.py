@@ -38,8 +38,9 @@ def load(model, path):
 
 
 def losses(args, program, weights, samples, precision):
-    values, training = program["model"]["values"], program["training"]
-    layers, heads, width, context = (int(values[name]) for name in ("layers", "heads", "width", "context"))
+    training = program["training"]
+    config = json.loads((args.checkpoint / "config.json").read_text())
+    layers, heads, width, context = (config[name] for name in ("n_layer", "n_head", "n_embd", "n_positions"))
     with torch.device(args.device):
         model = Gpt2(layers, heads, width, program["data"]["vocab"], context)
     load(model, weights)
