@@ -1,11 +1,8 @@
 //! What the program says besides its instructions: data, training loop, model.
 
-use std::collections::BTreeMap;
-
 use dspc_plan::Plan;
 use dspc_program as program;
 use dspc_schedule::Job;
-use dspc_spec::body::Value;
 use dspc_spec::settings::{Optimizer, Schedule, Settings, Spec, Tokenizer};
 
 /// Gathers it from a checked spec. `characters` are the training text's, where the tokenizer is `chars`.
@@ -22,21 +19,10 @@ pub fn job(spec: &Spec, plan: &Plan, characters: Option<String>) -> Job {
 
 fn model(spec: &Spec, plan: &Plan) -> program::Model {
     let definition = &spec.definitions[spec.model.definition.0 as usize];
-    let number = |value: &Value| match value {
-        Value::Number(x) => Some(*x),
-        Value::Bool(b) => Some(f64::from(u8::from(*b))),
-        Value::String(_) => None,
-    };
-    let values: BTreeMap<String, f64> = spec
-        .model
-        .args
-        .iter()
-        .filter_map(|(name, value)| Some((name.value.clone(), number(value)?)))
-        .collect();
     let architecture = definition.module.strip_prefix("std::").unwrap_or(&definition.name.value).to_string();
     program::Model {
         architecture,
-        values,
+        values: plan.train.graph.numbers.clone(),
         parameters: plan.train.graph.param_elements(),
         flops_per_token: dspc_plan::flops_per_token(plan, spec.settings.data.sequence.value),
     }

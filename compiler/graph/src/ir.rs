@@ -1,5 +1,6 @@
 //! The graph's data: values, ops, blocks, repeats.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -419,6 +420,9 @@ pub struct Block {
 pub struct Graph {
     /// The model's name.
     pub name: String,
+    /// The compile-time numbers of the model, by the names that callers use: `layers → 12`; those of the innermost where models are made of
+    /// models.
+    pub numbers: BTreeMap<String, f64>,
     /// Learned tensors.
     pub params: Vec<Param>,
     /// All values.

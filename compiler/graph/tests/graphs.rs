@@ -63,3 +63,12 @@ fn the_same_spec_gives_the_same_text() {
     let text = "use std::llama\nmodel = llama::tiny(vocab: data.vocab)\n";
     assert_eq!(print_graph(&graph(text)), print_graph(&graph(text)));
 }
+
+/// A model that is another's call has that one's numbers: `config.json` is made of them.
+#[test]
+fn numbers_are_those_of_the_innermost_model() {
+    let graph = graph("use std::gpt2\nmodel = gpt2::small(context: 64)\n");
+    let number = |name: &str| graph.numbers.get(name).copied();
+    let names = ["layers", "heads", "width", "context", "vocab", "dropout"];
+    assert_eq!(names.map(number), [12.0, 12.0, 768.0, 64.0, 50257.0, 0.0].map(Some));
+}

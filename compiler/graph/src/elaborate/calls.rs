@@ -85,12 +85,28 @@ impl Elaborator<'_> {
             passes_path: matches!(definition.body, Body::Alias(_)),
         };
         self.bind_params(definition, given, &mut frame, span)?;
+        if definition.kind == Kind::Model && matches!(definition.body, Body::Block(_)) {
+            self.note_numbers(definition, &frame);
+        }
         self.calls.push((id, span));
         let result = self.body(definition, &mut frame);
         self.calls.pop();
         let (value, place) = result?;
         self.check_result(definition, &value, place, &mut frame)?;
         Ok(value)
+    }
+
+    fn note_numbers(&mut self, definition: &Definition, frame: &Frame) {
+        let number = |param: &DefParam| {
+            let ParamType::Value(name) = &param.ty else { return None };
+            let number = match &frame.names.get(&name.value)?.value {
+                Value::Number(number) => number.amount.float(),
+                Value::Bool(flag) => f64::from(u8::from(*flag)),
+                _ => return None,
+            };
+            Some((param.name.value.clone(), number))
+        };
+        self.graph.numbers = definition.params.iter().filter_map(number).collect();
     }
 
     fn body(&mut self, definition: &Definition, frame: &mut Frame) -> Outcome<(Value, Span)> {
