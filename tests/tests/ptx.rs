@@ -9,9 +9,10 @@
     reason = "a panic is the report, a line says what did not run"
 )]
 
+#[path = "../../compiler/emit/tests/support/ptxas.rs"]
+mod ptxas;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use dspc::passes;
 use dspc_emit::{GpuChip, compile_ptx, gpu_module};
@@ -20,6 +21,7 @@ use dspc_kernel::describe::Kernel;
 use dspc_program::{Family, GpuLaunch};
 use dspc_source::{Colour, render_text};
 use dspc_tests::file;
+use ptxas::assemble;
 
 /// Specs that train on a GPU: an example, the largest model, fp16, and sizes that fill no tile.
 const SPECS: &[&str] = &[
@@ -59,27 +61,6 @@ fn all_kernels() -> Vec<(String, Kernel)> {
         distinct.entry(format!("{kernel:?}")).or_insert((symbol, kernel));
     }
     distinct.into_values().collect()
-}
-
-fn ptxas() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("DSPC_PTXAS") {
-        return Some(path.into());
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("ptxas")).find(|file| file.is_file())
-}
-
-/// What `ptxas -v` says of PTX that it assembled.
-fn assemble(ptxas: &Path, ptx: &str, chip: GpuChip) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let (text, out) = (folder.path().join("k.ptx"), folder.path().join("k.cubin"));
-    std::fs::write(&text, ptx).unwrap();
-    let result =
-        Command::new(ptxas).arg("-v").arg("-arch").arg(chip.name()).arg("-o").args([&out, &text]).output();
-    let result = result.unwrap();
-    let said = String::from_utf8_lossy(&result.stderr).into_owned();
-    assert!(result.status.success(), "{}: {said}", chip.name());
-    said
 }
 
 /// Functions that spill and should not, by what `ptxas -v` says of each.
@@ -175,8 +156,8 @@ fn holds_for(chip: GpuChip) {
             faults.push(format!("{symbol}: none of {products:?}, {kernel:?}"));
         }
     }
-    match ptxas() {
-        Some(ptxas) => faults.extend(spilling(&assemble(&ptxas, &ptx, chip), chip)),
+    match assemble(&ptx, chip) {
+        Some(said) => faults.extend(spilling(&said, chip)),
         None => {
             eprintln!("SKIPPED: no ptxas in DSPC_PTXAS or PATH, so PTX for {} is not assembled", chip.name())
         }

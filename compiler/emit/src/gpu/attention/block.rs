@@ -1,6 +1,7 @@
 //! What the kernels of attention share: a block of threads with a tile of its own, that walks over the tiles of others.
 
 use super::blocks::{Blocks, Inner, Outer, Walk};
+use super::operand::Head;
 use super::pipeline::Buffers;
 use super::shape::{Grid, Place, padded_width};
 use super::tile::{Copier, Format, Lanes, Left};
@@ -181,6 +182,22 @@ impl<'k> Plan<'k> {
             true => Left::held(f, &block.lanes, own, groups, depths),
             false => Left::shared(f, &block.lanes, own, groups, depths),
         }
+    }
+
+    /// Keys and values of an inner tile, one behind the other.
+    pub fn copy_inner(
+        &self,
+        f: &mut Function,
+        block: &Block,
+        heads: [&Head; 2],
+        (n, buffer): (Value, Value),
+    ) {
+        let inner = block.walk.inner(f, n);
+        let first = f.times(inner.tile, self.tiling.inner);
+        let to = f.addi(block.buffers, buffer);
+        block.copier.copy(f, heads[0], first, self.tiling.inner, to);
+        let to = f.plus(to, self.format.bytes(self.tiling.inner));
+        block.copier.copy(f, heads[1], first, self.tiling.inner, to);
     }
 
     /// Sums by group and 8 columns, all 0.

@@ -64,7 +64,9 @@ impl Forward<'_> {
     fn write(&self, f: &mut Function) {
         let (plan, block) = (self.plan, self.block);
         block.copier.copy(f, &self.q, block.first, plan.rows(), block.own);
-        let copy = |f: &mut Function, n: Value, buffer: Value| self.copy_inner(f, n, buffer);
+        let copy = |f: &mut Function, n: Value, buffer: Value| {
+            plan.copy_inner(f, block, [&self.k, &self.v], (n, buffer));
+        };
         plan.buffers.fill(f, block.walk.count, copy);
         plan.buffers.await_first(f);
         let own = f.addi(block.own, block.warp_bytes);
@@ -87,17 +89,6 @@ impl Forward<'_> {
         let softmax: Vec<Softmax> =
             statistics.chunks_exact(2).map(|s| Softmax { maximum: s[0], total: s[1] }).collect();
         self.finish(f, quads(values, &sums), &softmax);
-    }
-
-    /// Keys and values of an inner tile.
-    fn copy_inner(&self, f: &mut Function, n: Value, buffer: Value) {
-        let (plan, block) = (self.plan, self.block);
-        let inner = block.walk.inner(f, n);
-        let first = f.times(inner.tile, plan.tiling.inner);
-        let to = f.addi(block.buffers, buffer);
-        block.copier.copy(f, &self.k, first, plan.tiling.inner, to);
-        let to = f.plus(to, plan.format.bytes(plan.tiling.inner));
-        block.copier.copy(f, &self.v, first, plan.tiling.inner, to);
     }
 
     /// One inner tile.

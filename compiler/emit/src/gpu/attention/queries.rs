@@ -47,7 +47,9 @@ impl Queries<'_> {
             let from = query_head(f, kernel, operand, place);
             block.copier.copy(f, &from, block.first, plan.rows(), to);
         }
-        let copy = |f: &mut Function, n: Value, buffer: Value| self.copy_inner(f, n, buffer);
+        let copy = |f: &mut Function, n: Value, buffer: Value| {
+            plan.copy_inner(f, block, [&self.k, &self.v], (n, buffer));
+        };
         plan.buffers.fill(f, block.walk.count, copy);
         let starts = self.starts(f);
         plan.buffers.await_first(f);
@@ -81,17 +83,6 @@ impl Queries<'_> {
                 begin(f, kernel, lse, delta)
             })
             .collect()
-    }
-
-    /// Keys and values of an inner tile.
-    fn copy_inner(&self, f: &mut Function, n: Value, buffer: Value) {
-        let (plan, block) = (self.plan, self.block);
-        let inner = block.walk.inner(f, n);
-        let first = f.times(inner.tile, plan.tiling.inner);
-        let to = f.addi(block.buffers, buffer);
-        block.copier.copy(f, &self.k, first, plan.tiling.inner, to);
-        let to = f.plus(to, plan.format.bytes(plan.tiling.inner));
-        block.copier.copy(f, &self.v, first, plan.tiling.inner, to);
     }
 
     fn step(

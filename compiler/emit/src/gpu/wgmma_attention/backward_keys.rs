@@ -6,7 +6,7 @@
 use super::allowed::{Allowed, Rows as Direction};
 use super::fragment::{Hold, Lane, Left, Target, pack, store};
 use super::items::{Item, Items};
-use super::loads::{Place, Tiles, map};
+use super::loads::{Place, Tiles, batch_and_head, copy_all, map};
 use super::stage::{Layout, Shared, Turn, arrive, declaration, wide};
 use super::statistics::{delta_at, padded};
 use super::visits::{HEAD, Owner, Visits};
@@ -137,12 +137,6 @@ pub(super) fn emit(
 }
 
 impl Backward<'_> {
-    /// Batch and head of a key head of all batches.
-    fn heads(&self, f: &mut Function, head: Value) -> (Value, Value) {
-        let heads = f.int32(self.kernel.kv_heads);
-        (f.divu(head, heads), f.remu(head, heads))
-    }
-
     /// Query heads of a key head.
     fn group(&self) -> u64 {
         self.kernel.heads / self.kernel.kv_heads
@@ -162,15 +156,13 @@ impl Backward<'_> {
     fn load(&self, f: &mut Function) {
         let (zero, one) = (f.int32(0), f.int32(1));
         self.items.each(f, &[zero; 4], |f, item, carried| {
-            let (batch, kv_head) = self.heads(f, item.head);
+            let (batch, kv_head) = batch_and_head(f, item.head, self.kernel.kv_heads);
             let own = Turn::of(&carried[..2]);
             let bytes = self.own[0].bytes();
             let (at, barrier) = self.shared.own.await_empty(f, own, 2 * bytes);
             let row = f.times(item.tile, self.own[0].rows.into());
             let place = Place { batch, head: kv_head, row };
-            self.own[0].copy(f, place, at, barrier);
-            let at = f.plus(at, bytes.into());
-            self.own[1].copy(f, place, at, barrier);
+            copy_all(f, &self.own, place, at, barrier);
             let first = f.times(kv_head, self.group());
             let turn = f.fold((zero, item.visits, one), &carried[2..], |f, visit, turn| {
                 let (tile, head) = self.visited(f, item, visit);
@@ -186,9 +178,7 @@ impl Backward<'_> {
     fn load_visit(&self, f: &mut Function, place: Place, turn: Turn) -> Turn {
         let (bytes, cols) = (self.visited[0].bytes(), self.tiling.visited);
         let (at, barrier) = self.shared.visited.await_empty(f, turn, 2 * bytes + 8 * cols);
-        self.visited[0].copy(f, place, at, barrier);
-        let to = f.plus(at, bytes.into());
-        self.visited[1].copy(f, place, to, barrier);
+        copy_all(f, &self.visited, place, at, barrier);
         let number = f.times(place.batch, self.kernel.heads);
         let number = f.addi(number, place.head);
         let from = f.times(number, padded(self.kernel));
@@ -417,7 +407,7 @@ impl Backward<'_> {
 
     /// Writes dv and dk, whose sums lie in this order.
     fn write(&self, f: &mut Function, lane: Lane, own: Own, sums: &[Value]) {
-        let (batch, head) = self.heads(f, own.head);
+        let (batch, head) = batch_and_head(f, own.head, self.kernel.kv_heads);
         let (one, scale) = (f.float(1, 1.0), f.float(1, self.kernel.scale as f32));
         let (dv, dk) = sums.split_at(self.kernel.head_dim as usize / 2);
         let (row, positions) = (own.row, self.kernel.keys);

@@ -6,7 +6,7 @@
 use super::allowed::{self, Allowed, Rows as Direction};
 use super::fragment::{Lane, Target, pack, store};
 use super::items::{Item, Items};
-use super::loads::{Place, Tiles, map};
+use super::loads::{Tiles, batch_and_head, load_for_queries, map};
 use super::stage::{Layout, Shared, Turn, arrive, declaration, wide};
 use super::statistics::{delta_at, padded};
 use super::visits::{Owner, Visits};
@@ -107,41 +107,9 @@ pub(super) fn emit(
 }
 
 impl Backward<'_> {
-    /// Batch and head of a head of all batches.
-    fn heads(&self, f: &mut Function, head: Value) -> (Value, Value) {
-        let heads = f.int32(self.kernel.heads);
-        (f.divu(head, heads), f.remu(head, heads))
-    }
-
     /// The thread that loads.
     fn load(&self, f: &mut Function) {
-        let (zero, one) = (f.int32(0), f.int32(1));
-        self.items.each(f, &[zero; 4], |f, item, carried| {
-            let (batch, head) = self.heads(f, item.head);
-            let own = Turn::of(&carried[..2]);
-            let bytes = self.own[0].bytes();
-            let (at, barrier) = self.shared.own.await_empty(f, own, 2 * bytes);
-            let row = f.times(item.tile, self.own[0].rows.into());
-            let place = Place { batch, head, row };
-            self.own[0].copy(f, place, at, barrier);
-            let at = f.plus(at, bytes.into());
-            self.own[1].copy(f, place, at, barrier);
-            let group = f.int32(self.kernel.heads / self.kernel.kv_heads);
-            let kv_head = f.divu(head, group);
-            let turn = f.fold((zero, item.visits, one), &carried[2..], |f, visit, turn| {
-                let turn = Turn::of(turn);
-                let tile = self.items.visited(f, item, visit);
-                let row = f.times(tile, self.visited[0].rows.into());
-                let place = Place { batch, head: kv_head, row };
-                let bytes = self.visited[0].bytes();
-                let (at, barrier) = self.shared.visited.await_empty(f, turn, 2 * bytes);
-                self.visited[0].copy(f, place, at, barrier);
-                let at = f.plus(at, bytes.into());
-                self.visited[1].copy(f, place, at, barrier);
-                self.shared.visited.next(f, turn).values().to_vec()
-            });
-            [self.shared.own.next(f, own).values(), [turn[0], turn[1]]].concat()
-        });
+        load_for_queries(f, self.kernel, (&self.items, &self.shared), &self.own, &self.visited);
     }
 
     /// The threads that compute.
@@ -321,7 +289,7 @@ impl Backward<'_> {
 
     /// Writes dq.
     fn write(&self, f: &mut Function, lane: Lane, own: Own, sums: &[Value]) {
-        let (batch, head) = self.heads(f, own.head);
+        let (batch, head) = batch_and_head(f, own.head, self.kernel.heads);
         let factor = f.float(1, self.kernel.scale as f32);
         let (positions, stride) = (self.kernel.queries, self.kernel.strides[5]);
         let to = Target { operand: self.dq, batch, head, row: own.row, positions, stride };

@@ -6,7 +6,7 @@
 use super::allowed::{Allowed, Rows as Direction};
 use super::fragment::{Hold, Lane, Left, Target, pack, store};
 use super::items::{Item, Items};
-use super::loads::{Place, Tiles, map};
+use super::loads::{Tiles, batch_and_head, load_for_queries, map};
 use super::softmax::{Rows, exponentials, finish, is_first_of_row, scale_rows};
 use super::stage::{Layout, Shared, Turn, arrive, declaration, wide};
 use super::visits::{Owner, Visits};
@@ -102,37 +102,15 @@ pub(super) fn emit(
 }
 
 impl Forward<'_> {
-    /// Batch and head of a head of all batches.
-    fn heads(&self, f: &mut Function, head: Value) -> (Value, Value) {
-        let heads = f.int32(self.kernel.heads);
-        (f.divu(head, heads), f.remu(head, heads))
-    }
-
     /// The thread that loads.
     fn load(&self, f: &mut Function) {
-        let (zero, one) = (f.int32(0), f.int32(1));
-        self.items.each(f, &[zero; 4], |f, item, carried| {
-            let (batch, head) = self.heads(f, item.head);
-            let own = Turn::of(&carried[..2]);
-            let (at, barrier) = self.shared.own.await_empty(f, own, self.queries.bytes());
-            let row = f.times(item.tile, self.queries.rows.into());
-            self.queries.copy(f, Place { batch, head, row }, at, barrier);
-            let group = f.int32(self.kernel.heads / self.kernel.kv_heads);
-            let kv_head = f.divu(head, group);
-            let turn = f.fold((zero, item.visits, one), &carried[2..], |f, visit, turn| {
-                let turn = Turn::of(turn);
-                let tile = self.items.visited(f, item, visit);
-                let row = f.times(tile, self.keys.rows.into());
-                let place = Place { batch, head: kv_head, row };
-                let bytes = self.keys.bytes() + self.values.bytes();
-                let (at, barrier) = self.shared.visited.await_empty(f, turn, bytes);
-                self.keys.copy(f, place, at, barrier);
-                let at = f.plus(at, self.keys.bytes().into());
-                self.values.copy(f, place, at, barrier);
-                self.shared.visited.next(f, turn).values().to_vec()
-            });
-            [self.shared.own.next(f, own).values(), [turn[0], turn[1]]].concat()
-        });
+        load_for_queries(
+            f,
+            self.kernel,
+            (&self.items, &self.shared),
+            &[self.queries],
+            &[self.keys, self.values],
+        );
     }
 
     /// The threads that compute.
@@ -290,7 +268,7 @@ impl Forward<'_> {
 
     /// Writes y and log-sum-exp.
     fn write(&self, f: &mut Function, lane: Lane, own: Own, sums: &[Value], rows: Rows) {
-        let (batch, head) = self.heads(f, own.head);
+        let (batch, head) = batch_and_head(f, own.head, self.kernel.heads);
         let (inverse, lse) = finish(f, rows, scale_of_powers(self.kernel));
         let (positions, stride) = (self.kernel.queries, self.kernel.strides[3]);
         let to = Target { operand: self.y, batch, head, row: own.row, positions, stride };
