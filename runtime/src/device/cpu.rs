@@ -504,6 +504,31 @@ mod tests {
     }
 
     #[test]
+    fn a_product_of_a_gpu_is_refused() {
+        let mut b = Builder::new();
+        let x =
+            Matrix { at: Place::of(b.buffer("x", F32, 64, 1, Role::Inner)), stride: 8, transposed: false };
+        let fused = Some(dspc_program::Fused::Bias { bias: x.at });
+        let gemm = Gemm {
+            m: 8,
+            n: 8,
+            k: 8,
+            a: x,
+            b: x,
+            c: x,
+            accumulate: false,
+            tf32: false,
+            fused,
+            own: None,
+            epilogue: None,
+        };
+        b.program.train.body = vec![instruction(Action::Gemm(gemm))];
+        let dir = tempfile::tempdir().unwrap();
+        let error = Cpu::new(&b.program, &b.compile(dir.path()), 1).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("what only a GPU's does"), "{error}");
+    }
+
+    #[test]
     fn programs_that_reach_outside_are_refused() {
         let refuse = |change: &dyn Fn(&mut Builder)| {
             let mut b = Builder::new();

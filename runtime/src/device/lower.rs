@@ -105,6 +105,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn gemm(&mut self, gemm: &Gemm) -> Result<GemmCall, Reason> {
+        if gemm.fused.is_some() {
+            return Err("a product that does what only a GPU's does".into());
+        }
         let size = |x: u64| usize::try_from(x).map_err(|_| "a dim too large".to_string());
         let (m, n, k) = (size(gemm.m)?, size(gemm.n)?, size(gemm.k)?);
         let a = self.side(&gemm.a, gemm.m, gemm.k)?;
