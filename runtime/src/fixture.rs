@@ -20,6 +20,9 @@ impl Builder {
             spec_hash: "5ec".into(),
             family: Family::Cpu,
             mesh: vec![("data".into(), 1)],
+            groups: vec![],
+            zero_stage: 0,
+            deterministic: false,
             model: Model {
                 architecture: "tiny".into(),
                 values: BTreeMap::new(),
@@ -127,7 +130,14 @@ impl Builder {
 }
 
 pub(crate) fn instruction(action: Action) -> Instruction {
-    Instruction { action, stream: StreamId(0), waits: Vec::new(), records: None, origin: "here".into() }
+    Instruction {
+        action,
+        stream: StreamId(0),
+        waits: Vec::new(),
+        records: None,
+        when: None,
+        origin: "here".into(),
+    }
 }
 
 pub(crate) fn launch(kernel: KernelId, args: &[Arg]) -> Instruction {
@@ -217,6 +227,9 @@ pub(crate) fn bigram(dir: &Path) -> Artifact {
         site: 1,
         buffer: table,
         slot: 0,
+        shard: None,
+        grid_row: 0,
+        moments: vec![],
     }];
     b.program.data.holdout = 0.1;
     b.program.training = Training {

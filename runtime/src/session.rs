@@ -527,6 +527,9 @@ fn collect(body: &[Instruction], used: &mut BTreeSet<BufferId>) {
                 gemm.epilogue.iter().flat_map(|e| &e.args).for_each(|arg| of_arg(arg, &mut place));
             }
             Action::Zero { at } => place(at),
+            Action::Collective(collective) => {
+                collective.parts.iter().flat_map(|p| [&p.from, &p.to]).for_each(&mut place);
+            }
             Action::Loop { body, .. } => {
                 let mut inner = BTreeSet::new();
                 collect(body, &mut inner);

@@ -35,6 +35,12 @@ fn block(context: &Context<'_>, body: &[Instruction], parent: &str, findings: &m
             Action::Launch { kernel, args } => launch(context, *kernel, args, &at, findings),
             Action::Gemm(gemm) => matrix_product(context, gemm, &at, findings),
             Action::Zero { at: target } => place(context, target, &at, findings),
+            Action::Collective(collective) => {
+                for part in &collective.parts {
+                    place(context, &part.from, &at, findings);
+                    place(context, &part.to, &at, findings);
+                }
+            }
         }
     }
 }

@@ -82,7 +82,14 @@ fn kernel(symbol: &str, operands: Vec<Operand>) -> KernelEntry {
 }
 
 fn on(stream: u32, origin: &str, action: Action) -> Instruction {
-    Instruction { action, stream: StreamId(stream), waits: vec![], records: None, origin: origin.into() }
+    Instruction {
+        action,
+        stream: StreamId(stream),
+        waits: vec![],
+        records: None,
+        when: None,
+        origin: origin.into(),
+    }
 }
 
 fn launch(kernel: u32, places: &[Place]) -> Action {
@@ -210,6 +217,9 @@ fn sane() -> Program {
         site: slot as u32,
         buffer: place.buffer,
         slot,
+        shard: None,
+        grid_row: 0,
+        moments: vec![],
     };
     let mut params = vec![param("wte".into(), vec![5, WIDTH], table, 0)];
     params.extend((0..LAYERS).map(|n| param(format!("h.{n}.weight"), vec![WIDTH, WIDTH], w, n)));
@@ -220,6 +230,9 @@ fn sane() -> Program {
         spec_hash: String::new(),
         family: Family::Cuda,
         mesh: vec![("data".into(), 1)],
+        groups: vec![],
+        zero_stage: 0,
+        deterministic: false,
         model: Model {
             architecture: "chain".into(),
             values: BTreeMap::new(),
@@ -286,7 +299,7 @@ fn for_each_gemm(body: &mut [Instruction], change: &mut dyn FnMut(&mut Gemm)) {
         match &mut instruction.action {
             Action::Gemm(gemm) => change(gemm),
             Action::Loop { body, .. } => for_each_gemm(body, change),
-            Action::Launch { .. } | Action::Zero { .. } => {}
+            Action::Launch { .. } | Action::Zero { .. } | Action::Collective(_) => {}
         }
     }
 }

@@ -96,7 +96,7 @@ fn collect(body: &[Instruction], streams: &mut BTreeSet<StreamId>) {
     for instruction in body {
         match &instruction.action {
             Action::Loop { body, .. } => collect(body, streams),
-            Action::Launch { .. } | Action::Gemm(_) | Action::Zero { .. } => {
+            Action::Launch { .. } | Action::Gemm(_) | Action::Zero { .. } | Action::Collective(_) => {
                 streams.insert(instruction.stream);
             }
         }

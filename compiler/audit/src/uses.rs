@@ -4,8 +4,8 @@ use crate::memory::{buffer_end, element_bytes, slot_bytes};
 use crate::region::Region;
 use crate::{EntryKind, Rule, finding::Findings, walk::Step};
 use dspc_program::{
-    Action, Arg, Buffer, ElementType, Extent, Fused, Gemm, KernelId, Matrix, Operand, OperandAccess, Place,
-    Program,
+    Action, Arg, Buffer, Collective, CollectiveKind, ElementType, Extent, Fused, Gemm, KernelId, Matrix,
+    Operand, OperandAccess, Place, Program,
 };
 
 /// One operand of one instruction at one turn.
@@ -65,6 +65,7 @@ pub(crate) fn of(program: &Program, kind: EntryKind, step: &Step<'_>, findings: 
             let operand = Operand { access: OperandAccess::Write, dtype, extent: Extent::Slot };
             list.operand(at, &operand, Part::Kernel);
         }
+        Action::Collective(collective) => list.collective(collective),
         Action::Loop { .. } => {}
     }
     list.uses
@@ -86,6 +87,25 @@ impl Lister<'_> {
                 self.operand(place, operand, part);
             }
         }
+    }
+
+    /// The whole is the group's size times a shard.
+    fn collective(&mut self, collective: &Collective) {
+        let size = self.program.groups.get(collective.group as usize).map_or(1, |g| g.size);
+        for part in &collective.parts {
+            let (from, to) = match collective.kind {
+                CollectiveKind::ReduceScatter { .. } => (part.elements * size, part.elements),
+                CollectiveKind::AllGather => (part.elements, part.elements * size),
+            };
+            self.run(&part.from, from, OperandAccess::Read);
+            self.run(&part.to, to, OperandAccess::Write);
+        }
+    }
+
+    fn run(&mut self, place: &Place, elements: u64, access: OperandAccess) {
+        let dtype = self.program.buffers[place.buffer.0 as usize].dtype;
+        let extent = Extent::Rows { rows: 1, cols: elements, stride: elements };
+        self.operand(place, &Operand { access, dtype, extent }, Part::Kernel);
     }
 
     fn matrix_product(&mut self, gemm: &Gemm) {

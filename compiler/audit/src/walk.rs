@@ -52,7 +52,7 @@ fn block(body: &[Instruction], first: usize, at: &mut Where, visit: &mut dyn FnM
             Action::Loop { over, count, reverse, body } => {
                 number = turns(*over, *count, *reverse, body, number, at, visit);
             }
-            Action::Launch { .. } | Action::Gemm(_) | Action::Zero { .. } => {
+            Action::Launch { .. } | Action::Gemm(_) | Action::Zero { .. } | Action::Collective(_) => {
                 visit(&Step { instruction, number, turn: at.turn, micro: at.micro, path: &at.path });
                 number += 1;
             }

@@ -44,6 +44,9 @@ pub struct Instruction {
     /// Event to record after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<EventId>,
+    /// Only at some turns of a loop around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
     /// The layer call it came from, for people: `h.*.attn.c_attn`.
     pub origin: String,
 }
@@ -67,6 +70,8 @@ pub enum Action {
         /// Which.
         at: Place,
     },
+    /// Ranks exchange data.
+    Collective(Collective),
     /// A block, again and again.
     Loop {
         /// What the loop variable counts.
@@ -78,6 +83,64 @@ pub enum Action {
         /// The block.
         body: Vec<Instruction>,
     },
+}
+
+/// Turns of a loop at which an instruction is done: those whose number n has `n % every == at`, or all others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct When {
+    /// Which loop's turns are counted.
+    pub over: Over,
+    /// At least 1.
+    pub every: u64,
+    /// Below `every`.
+    pub at: u64,
+    /// At all turns but those.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub except: bool,
+}
+
+impl When {
+    /// Whether it is done at turn `n`.
+    pub fn holds(self, n: u64) -> bool {
+        (n % self.every == self.at) != self.except
+    }
+}
+
+/// What the ranks of a group tell one another, all of them the same instruction.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Collective {
+    /// What.
+    pub kind: CollectiveKind,
+    /// Index in [`crate::Program::groups`].
+    pub group: u32,
+    /// Ranges that travel together.
+    pub parts: Vec<Part>,
+}
+
+/// Kinds of collectives; an all-reduce is a reduce-scatter and an all-gather.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectiveKind {
+    /// `from` is whole, and `to` the rank's shard of the sum over ranks.
+    ReduceScatter {
+        /// Adds a shard of every rank, in the group's order: one operand a rank, then the result. A binary tree over neighbours.
+        sum: KernelId,
+        /// The order of `sum` is meant; without it a communicator may add in an order of its own that is the same each time.
+        tree: bool,
+    },
+    /// `from` is the rank's shard, and `to` whole: all shards in the group's order.
+    AllGather,
+}
+
+/// A range of a collective. Where `from` lies in `to`, or `to` in `from`, it is exactly the rank's own shard of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Read.
+    pub from: Place,
+    /// Written.
+    pub to: Place,
+    /// Elements of one shard; the whole is that times the group's size.
+    pub elements: u64,
 }
 
 /// What a loop counts.
@@ -100,7 +163,7 @@ pub enum Arg {
     Turn,
 }
 
-/// An address: `arena + buffer.offset + slot · buffer.stride + elements · size`, slot = (add + turn + micro) mod buffer.slots.
+/// An address: `arena + buffer.offset + slot · buffer.stride + (elements + shard) · size`, slot = (add + turn + micro) mod buffer.slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// The buffer.
@@ -117,6 +180,18 @@ pub struct Place {
     /// Elements into the slot.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub elements: u64,
+    /// The rank's own shard of what lies there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+}
+
+/// A rank's share of a range that is cut into equal shards, in the order of the ranks of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Shard {
+    /// Index in [`crate::Program::groups`].
+    pub group: u32,
+    /// Elements of a shard: that of the group's rank r begins `r · elements` further.
+    pub elements: u64,
 }
 
 fn is_zero(x: &u64) -> bool {
@@ -130,7 +205,7 @@ fn is_false(x: &bool) -> bool {
 impl Place {
     /// The first slot's first element.
     pub fn of(buffer: BufferId) -> Self {
-        Self { buffer, add: 0, turn: false, micro: false, elements: 0 }
+        Self { buffer, add: 0, turn: false, micro: false, elements: 0, shard: None }
     }
 }
 

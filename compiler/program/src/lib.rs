@@ -32,6 +32,15 @@ pub struct Program {
     pub family: Family,
     /// Mesh axes and sizes, `[("data", 1)]`.
     pub mesh: Vec<(String, u64)>,
+    /// Ranks that talk to one another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<RankGroup>,
+    /// The ZeRO stage, for people.
+    #[serde(default)]
+    pub zero_stage: u64,
+    /// The same bits for every layout.
+    #[serde(default)]
+    pub deterministic: bool,
     /// The model, for `config.json` and generation.
     pub model: Model,
     /// What to train on.
@@ -59,6 +68,35 @@ pub struct Program {
     /// To be run after parameters were set from outside, where ops read a copy of them in another type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Entry>,
+}
+
+/// The ranks that differ in some axes of the mesh alone. Ranks are numbered by the mesh, its last axis fastest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RankGroup {
+    /// Names of the axes, outermost first.
+    pub axes: Vec<String>,
+    /// Ranks of a group: the product of the axes' sizes.
+    pub size: u64,
+}
+
+impl Program {
+    /// All ranks.
+    pub fn world(&self) -> u64 {
+        self.mesh.iter().map(|(_, size)| size).product()
+    }
+
+    /// A rank's place in its group, from 0.
+    pub fn index_in(&self, group: &RankGroup, rank: u64) -> u64 {
+        let mut below = self.world();
+        let mut index = 0;
+        for (axis, size) in &self.mesh {
+            below /= size;
+            if group.axes.contains(axis) {
+                index = index * size + rank / below % size;
+            }
+        }
+        index
+    }
 }
 
 /// A kind of device: programs differ in how work is grouped, not in what is computed.
@@ -213,6 +251,53 @@ pub struct Param {
     pub buffer: BufferId,
     /// Which slot of the buffer.
     pub slot: u64,
+    /// Where ranks share it out: the buffer's slot holds the rank's shard of a range that begins `start` elements before this tensor does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ParamShard>,
+    /// The rows of the grid of gradients that it lies on begin here; see [`Role::FirstBad`].
+    #[serde(default)]
+    pub grid_row: u64,
+    /// What the optimizer keeps for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Moment>,
+}
+
+/// What an optimizer keeps for a tensor.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Moment {
+    /// `m`, `v`
+    pub name: String,
+    /// Sizes, outermost first.
+    pub dims: Vec<u64>,
+    /// Where it lies.
+    pub buffer: BufferId,
+    /// Which slot.
+    pub slot: u64,
+    /// As [`Param::shard`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ParamShard>,
+}
+
+/// A tensor inside a range that ranks share out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ParamShard {
+    /// Index in [`Program::groups`], and elements of a shard.
+    pub of: Shard,
+    /// Elements of the range before the tensor's first.
+    pub start: u64,
+}
+
+impl ParamShard {
+    /// The tensor's elements, of `elements`, that the group's rank `index` holds, and where in its shard they begin.
+    pub fn held(&self, index: u64, elements: u64) -> (std::ops::Range<u64>, u64) {
+        let (first, last) = (index * self.of.elements, (index + 1) * self.of.elements);
+        let begin = first.max(self.start).min(last);
+        let end = last.min(self.start + elements).max(begin);
+        if begin < self.start || begin == end {
+            return (0..0, 0);
+        }
+        (begin - self.start..end - self.start, begin - first)
+    }
 }
 
 /// How a parameter starts.

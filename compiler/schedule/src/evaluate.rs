@@ -70,6 +70,7 @@ impl<'a> Machine<'a> {
                     let elements = self.program.buffers[at.buffer.0 as usize].elements as usize;
                     self.cells[start..start + elements].fill(0.0);
                 }
+                Action::Collective(_) => unreachable!("one machine is one rank"),
                 Action::Loop { over, count, reverse, body } => {
                     for i in 0..*count {
                         let i = if *reverse { count - 1 - i } else { i };

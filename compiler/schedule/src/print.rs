@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use dspc_program::{Action, Arg, Entry, Fused, Instruction, Matrix, Over, Place, Program};
+use dspc_program::{
+    Action, Arg, Collective, CollectiveKind, Entry, Fused, Instruction, Matrix, Over, Part, Place, Program,
+};
 
 /// Arenas, buffers and the entries as text.
 pub fn print(program: &Program) -> String {
@@ -64,6 +66,7 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                 format!("gemm {}×{}×{}{tf32}   {c} {plus} {a} · {b}{fused}{own}{then}", g.m, g.n, g.k)
             }
             Action::Zero { at } => format!("zero {}", place(at, program)),
+            Action::Collective(collective) => exchange(collective, program),
             Action::Loop { over, count, reverse, body } => {
                 let what = match over {
                     Over::MicroBatches => "micro-batches",
@@ -77,6 +80,19 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
         };
         let _ = writeln!(out, "{pad}{text}   # {}", instruction.origin);
     }
+}
+
+/// `all-gather over data: 3 parts, x ← y of 4096 elements`
+fn exchange(collective: &Collective, program: &Program) -> String {
+    let kind = match collective.kind {
+        CollectiveKind::ReduceScatter { .. } => "reduce-scatter",
+        CollectiveKind::AllGather => "all-gather",
+    };
+    let group = &program.groups[collective.group as usize];
+    let part =
+        |p: &Part| format!("{} ← {} by {}", place(&p.to, program), place(&p.from, program), p.elements);
+    let parts: Vec<String> = collective.parts.iter().map(part).collect();
+    format!("{kind} over {} {}: {}", group.size, group.axes.join(", "), parts.join("; "))
 }
 
 fn arguments(args: &[Arg], program: &Program) -> String {

@@ -66,6 +66,9 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         spec_hash: job.spec_hash,
         family: kernels.family,
         mesh: plan.mesh.axes.iter().map(|a| (a.id.to_string(), a.size)).collect(),
+        groups: vec![],
+        zero_stage: 0,
+        deterministic: false,
         model: job.model,
         data: job.data,
         training: job.training,
@@ -224,6 +227,9 @@ fn params(plan: &Plan, kernels: &Kernels) -> Vec<program::Param> {
                 site: all.len() as u32,
                 buffer: BufferId(id as u32),
                 slot,
+                shard: None,
+                grid_row: 0,
+                moments: vec![],
             });
         }
     }
@@ -348,7 +354,7 @@ impl Writer<'_> {
                 (Action::Loop { over, count: inner.count, reverse: inner.reverse, body }, inner.name.clone())
             }
         };
-        Instruction { action, stream: StreamId(0), waits: vec![], records: None, origin }
+        Instruction { action, stream: StreamId(0), waits: vec![], records: None, when: None, origin }
     }
 
     fn args(&self, launch: &Launch) -> Vec<Arg> {
@@ -370,7 +376,7 @@ impl Writer<'_> {
 
 fn at(place: &Place) -> program::Place {
     let Place { storage, add, turn, micro, offset } = *place;
-    program::Place { buffer: BufferId(storage.0), add, turn, micro, elements: offset }
+    program::Place { buffer: BufferId(storage.0), add, turn, micro, elements: offset, shard: None }
 }
 
 fn fused(fused: &Fused) -> program::Fused {

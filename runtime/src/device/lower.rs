@@ -61,6 +61,7 @@ impl<'a> Lowering<'a> {
                 let bytes = elements * element_bytes(buffer.dtype);
                 Ok(Call::Zero { at: self.address(at, elements)?, bytes: bytes as usize })
             }
+            Action::Collective(_) => Err("ranks that talk to one another".into()),
             Action::Loop { over, count, reverse, body } => {
                 let (count, reverse, body) = (*count, *reverse, self.block(body)?);
                 Ok(match over {

@@ -103,6 +103,7 @@ impl<'a> Lowering<'a> {
                 let bytes = (elements * element_bytes(buffer.dtype)) as usize;
                 Ok(Call::Zero { at: self.address(*at, elements)?, bytes, origin })
             }
+            Action::Collective(_) => Err("ranks that talk to one another".into()),
             Action::Loop { over, count, reverse, body } => {
                 let (count, reverse, body) = (*count, *reverse, self.block(body)?);
                 Ok(match over {
