@@ -85,7 +85,7 @@ pub enum Action {
     },
 }
 
-/// Turns of a loop at which an instruction is done: those whose number n has `n % every == at`, or all others.
+/// Turns of a loop at which an instruction is done: those from `from` to below `below` whose number n has `n % every == at`, or has not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct When {
     /// Which loop's turns are counted.
@@ -94,15 +94,27 @@ pub struct When {
     pub every: u64,
     /// Below `every`.
     pub at: u64,
-    /// At all turns but those.
+    /// `n % every` is anything but `at`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub except: bool,
+    /// The first turn that counts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub from: u64,
+    /// The first turn that no longer does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<u64>,
 }
 
 impl When {
+    /// At the turns whose number n has `n % every == at`.
+    pub fn each(over: Over, every: u64, at: u64) -> Self {
+        Self { over, every, at, except: false, from: 0, below: None }
+    }
+
     /// Whether it is done at turn `n`.
     pub fn holds(self, n: u64) -> bool {
-        (n % self.every == self.at) != self.except
+        let counts = n >= self.from && self.below.is_none_or(|below| n < below);
+        counts && (n % self.every == self.at) != self.except
     }
 }
 
