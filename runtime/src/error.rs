@@ -311,6 +311,24 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// R0801. A rank of the run failed, and the others cannot go on without it.
+    #[error("rank {rank} failed: {cause}")]
+    RankFailed {
+        /// Which.
+        rank: u64,
+        /// What happened to it, one line.
+        cause: String,
+    },
+    /// R0802. The program is for another number of ranks.
+    #[error("the program is built for {built} rank(s), and the run has {found}")]
+    WorldMismatch {
+        /// Ranks of its mesh.
+        built: u64,
+        /// Ranks that were started.
+        found: u64,
+        /// What to do: a command to type.
+        command: String,
+    },
 }
 
 impl Error {
@@ -356,6 +374,8 @@ impl Error {
             Self::NoAlgorithm { .. } => "R0703",
             Self::LockIncomplete { .. } => "R0704",
             Self::LockMalformed { .. } => "R0705",
+            Self::RankFailed { .. } => "R0801",
+            Self::WorldMismatch { .. } => "R0802",
         }
     }
 
@@ -457,10 +477,14 @@ impl Error {
             }
             Self::LockIncomplete { .. } => "measure them once with `dspc tune`, or leave out `--locked`".into(),
             Self::LockMalformed { .. } => "delete it; the next run measures again".into(),
+            Self::RankFailed { .. } => {
+                "the last checkpoint is whole: see to the cause, then go on with `--resume`".into()
+            }
+            Self::WorldMismatch { command, .. } => command.clone(),
         }
     }
 
-    /// What the process should end with: 1 input, 5 environment, 6 numerics, 7 incompatible or corrupt files.
+    /// What the process should end with: 1 input, 5 environment, 6 numerics, 7 incompatible or corrupt files, 8 another rank.
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::DataMissing { .. } | Self::DataUnreadable { .. } => 5,
@@ -481,6 +505,8 @@ impl Error {
             Self::CardOld { .. } | Self::DeviceMemory { .. } | Self::CudaFailed { .. } => 5,
             Self::ImageFailed { .. } | Self::NoAlgorithm { .. } => 7,
             Self::LockIncomplete { .. } | Self::LockMalformed { .. } => 7,
+            Self::RankFailed { .. } => 8,
+            Self::WorldMismatch { .. } => 7,
         }
     }
 
@@ -521,11 +547,11 @@ macro_rules! pages {
     };
 }
 
-const PAGES: [(&str, &str); 39] = pages![
+const PAGES: [(&str, &str); 41] = pages![
     "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
     "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
     "R0502", "R0503", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608", "R0609",
-    "R0610", "R0701", "R0702", "R0703", "R0704", "R0705",
+    "R0610", "R0701", "R0702", "R0703", "R0704", "R0705", "R0801", "R0802",
 ];
 
 #[cfg(test)]
@@ -625,6 +651,12 @@ mod tests {
             Error::LockMalformed {
                 path: "specs/dspc.lock".into(),
                 reason: "EOF while parsing a value at line 1 column 0".into(),
+            },
+            Error::RankFailed { rank: 3, cause: "it panicked: index out of bounds".into() },
+            Error::WorldMismatch {
+                built: 4,
+                found: 2,
+                command: "start it with `--ranks 4`, or write `mesh(data: 2)` and build it again: `dspc build train.dsp`".into(),
             },
         ]
     }

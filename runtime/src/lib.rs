@@ -8,6 +8,7 @@
 
 pub mod artifact;
 pub mod checkpoint;
+pub mod communicator;
 pub mod data;
 pub mod device;
 mod durable;

@@ -1,0 +1,182 @@
+//! The ranks of one process, each on a thread of its own with arenas of its own; they read one another's memory.
+//!
+//! A collective is two gates with the copying between them: at the first all ranks have what they give, at the second all have read it. A gate
+//! opens when all have come or when one has failed. Memory that peers may read is kept until the last rank has left.
+
+mod gate;
+
+use super::{Cause, Communicator, Exchange, Kind, Range, Team};
+use crate::error::Error;
+use gate::{Failure, Gate};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// A rank's door.
+pub struct Local {
+    rank: u64,
+    shared: Arc<Shared>,
+    attached: OnceLock<Attached>,
+}
+
+/// What all ranks see.
+struct Shared {
+    failure: Arc<Failure>,
+    all: Arc<Gate>,
+    /// What each rank gives on the host's plane.
+    given: Vec<Mutex<Vec<u8>>>,
+    /// Each rank's arenas.
+    arenas: Vec<OnceLock<Memory>>,
+    /// A gate a team, by its members.
+    gates: Mutex<BTreeMap<Vec<u64>, Arc<Gate>>>,
+}
+
+struct Memory {
+    arenas: Vec<Range>,
+    _keep: Arc<dyn Any + Send + Sync>,
+}
+
+struct Attached {
+    teams: Vec<(Team, Arc<Gate>)>,
+}
+
+/// The doors of `world` ranks, in order.
+pub fn ranks(world: u64) -> Vec<Local> {
+    let failure = Arc::new(Failure::default());
+    let shared = Arc::new(Shared {
+        all: Gate::new(world as usize, &failure),
+        failure,
+        given: (0..world).map(|_| Mutex::default()).collect(),
+        arenas: (0..world).map(|_| OnceLock::new()).collect(),
+        gates: Mutex::default(),
+    });
+    (0..world).map(|rank| Local { rank, shared: Arc::clone(&shared), attached: OnceLock::new() }).collect()
+}
+
+impl Local {
+    fn malformed(reason: &str) -> Error {
+        Error::ArtifactMalformed { path: crate::artifact::PROGRAM_FILE.into(), reason: reason.into() }
+    }
+
+    /// The address of a member's byte.
+    fn peer(&self, rank: u64, arena: u32, offset: usize, bytes: usize) -> Result<*mut u8, Error> {
+        let memory = self.shared.arenas.get(rank as usize).and_then(OnceLock::get);
+        let range = memory.and_then(|memory| memory.arenas.get(arena as usize));
+        let inside = range.filter(|range| offset.checked_add(bytes).is_some_and(|end| end <= range.bytes));
+        let range = inside.ok_or_else(|| Self::malformed("a collective reaches outside a rank's memory"))?;
+        Ok(std::ptr::with_exposed_provenance_mut(range.address + offset))
+    }
+
+    /// Every member's shard, added up by the program's kernel into this rank's.
+    fn reduce_scatter(
+        &self,
+        team: &Team,
+        exchange: &Exchange<'_>,
+        sum: &mut dyn FnMut(&[*mut u8]),
+    ) -> Result<(), Error> {
+        let mut operands = Vec::with_capacity(team.members.len() + 1);
+        for piece in exchange.pieces {
+            operands.clear();
+            for (index, &member) in team.members.iter().enumerate() {
+                let offset = piece.from.offset(index) + team.index * piece.bytes;
+                operands.push(self.peer(member, piece.from.arena, offset, piece.bytes)?);
+            }
+            operands.push(std::ptr::with_exposed_provenance_mut(piece.to.address));
+            sum(&operands);
+        }
+        Ok(())
+    }
+
+    /// Every other member's shard, copied to its place.
+    fn all_gather_pieces(&self, team: &Team, exchange: &Exchange<'_>) -> Result<(), Error> {
+        for piece in exchange.pieces {
+            // From the neighbour on, so that not all read the same memory at once.
+            for step in 0..team.members.len() {
+                let index = (team.index + step) % team.members.len();
+                let from =
+                    self.peer(team.members[index], piece.from.arena, piece.from.offset(index), piece.bytes)?;
+                let to = std::ptr::with_exposed_provenance_mut::<u8>(piece.to.address + index * piece.bytes);
+                if !std::ptr::eq(from, to) {
+                    // SAFETY: both lie in arenas that are kept; between the gates nobody writes a shard that is given, and nobody but this
+                    // rank touches its own result. A rank's own shard lies where it belongs or is apart.
+                    unsafe { std::ptr::copy(from, to, piece.bytes) };
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Communicator for Local {
+    fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    fn world(&self) -> u64 {
+        self.shared.given.len() as u64
+    }
+
+    fn describe(&self) -> String {
+        format!("{} ranks, threads of one process", self.world())
+    }
+
+    fn barrier(&self) -> Result<(), Error> {
+        self.shared.all.pass()
+    }
+
+    fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let lock =
+            |slot: &Mutex<Vec<u8>>| std::mem::take(&mut *slot.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lock(&self.shared.given[self.rank as usize]));
+        *self.shared.given[self.rank as usize].lock().unwrap_or_else(PoisonError::into_inner) =
+            bytes.to_vec();
+        self.barrier()?;
+        let all = self.shared.given.iter();
+        let all = all.map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+        self.barrier()?;
+        Ok(all)
+    }
+
+    fn attach(
+        &self,
+        teams: &[Team],
+        arenas: &[Range],
+        keep: Arc<dyn Any + Send + Sync>,
+    ) -> Result<(), Error> {
+        let memory = Memory { arenas: arenas.to_vec(), _keep: keep };
+        let mut gates = self.shared.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let gate = |team: &Team| {
+            let new = || Gate::new(team.members.len(), &self.shared.failure);
+            (team.clone(), Arc::clone(gates.entry(team.members.clone()).or_insert_with(new)))
+        };
+        let attached = Attached { teams: teams.iter().map(gate).collect() };
+        let twice = self.attached.set(attached).is_err()
+            || self.shared.arenas[self.rank as usize].set(memory).is_err();
+        if twice {
+            return Err(Self::malformed("two devices on one rank"));
+        }
+        Ok(())
+    }
+
+    fn exchange(&self, exchange: &Exchange<'_>, sum: &mut dyn FnMut(&[*mut u8])) -> Result<(), Error> {
+        let team = self.attached.get().and_then(|attached| attached.teams.get(exchange.group as usize));
+        let (team, gate) = team.ok_or_else(|| Self::malformed("a collective of no group"))?;
+        gate.pass()?;
+        match exchange.kind {
+            Kind::ReduceScatter { .. } => self.reduce_scatter(team, exchange, sum)?,
+            Kind::AllGather => self.all_gather_pieces(team, exchange)?,
+        }
+        gate.pass()
+    }
+
+    fn abort(&self, cause: &Cause) {
+        self.shared.failure.set(cause);
+        self.shared.all.wake();
+        let gates = self.shared.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.values().for_each(|gate| gate.wake());
+    }
+
+    fn failed(&self) -> Option<Cause> {
+        self.shared.failure.cause()
+    }
+}
