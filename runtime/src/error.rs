@@ -2,6 +2,7 @@
 //!
 //! Not mistakes in a spec: those are diagnostics of the compiler. Each code has a page under `docs/errors/`.
 
+use crate::launch::LaunchError;
 use std::path::{Path, PathBuf};
 
 /// A fault that stopped the runtime.
@@ -329,6 +330,9 @@ pub enum Error {
         /// What to do: a command to type.
         command: String,
     },
+    /// R0820 to R0849. Ranks: starting them, finding one another, losing one.
+    #[error(transparent)]
+    Launch(Box<LaunchError>),
 }
 
 impl Error {
@@ -376,6 +380,7 @@ impl Error {
             Self::LockMalformed { .. } => "R0705",
             Self::RankFailed { .. } => "R0801",
             Self::WorldMismatch { .. } => "R0802",
+            Self::Launch(error) => error.code(),
         }
     }
 
@@ -481,6 +486,7 @@ impl Error {
                 "the last checkpoint is whole: see to the cause, then go on with `--resume`".into()
             }
             Self::WorldMismatch { command, .. } => command.clone(),
+            Self::Launch(error) => error.remedy(),
         }
     }
 
@@ -507,7 +513,13 @@ impl Error {
             Self::LockIncomplete { .. } | Self::LockMalformed { .. } => 7,
             Self::RankFailed { .. } => 8,
             Self::WorldMismatch { .. } => 7,
+            Self::Launch(error) => error.exit_code(),
         }
+    }
+
+    /// A fault of ranks. No `From`: a second one would leave `?` without its type in many places.
+    pub(crate) fn launch(error: LaunchError) -> Self {
+        Self::Launch(Box::new(error))
     }
 
     /// A failed write: disk full, or anything else.
@@ -547,11 +559,13 @@ macro_rules! pages {
     };
 }
 
-const PAGES: [(&str, &str); 41] = pages![
+const PAGES: [(&str, &str); 56] = pages![
     "R0101", "R0102", "R0103", "R0104", "R0105", "R0106", "R0107", "R0201", "R0202", "R0203", "R0204",
     "R0205", "R0206", "R0207", "R0301", "R0302", "R0401", "R0402", "R0403", "R0404", "R0405", "R0501",
     "R0502", "R0503", "R0601", "R0602", "R0603", "R0604", "R0605", "R0606", "R0607", "R0608", "R0609",
-    "R0610", "R0701", "R0702", "R0703", "R0704", "R0705", "R0801", "R0802",
+    "R0610", "R0701", "R0702", "R0703", "R0704", "R0705", "R0801", "R0802", "R0820", "R0821", "R0822",
+    "R0823", "R0824", "R0825", "R0826", "R0827", "R0829", "R0830", "R0831", "R0832", "R0833", "R0834",
+    "R0836",
 ];
 
 #[cfg(test)]
@@ -664,7 +678,8 @@ mod tests {
     /// Each page opens with its code, shows the message and the remedy of its example, and names its exit code.
     #[test]
     fn every_code_has_a_page_that_shows_what_users_see() {
-        let examples = examples();
+        let mut examples = examples();
+        examples.extend(crate::launch::examples().into_iter().map(Error::launch));
         assert_eq!(examples.iter().map(Error::code).collect::<Vec<_>>(), PAGES.map(|(code, _)| code));
         for error in examples {
             let page = explain(error.code()).unwrap();

@@ -17,6 +17,7 @@ mod error;
 mod fixture;
 pub mod generate;
 mod initial;
+pub mod launch;
 mod metrics;
 pub mod philox;
 mod report;
