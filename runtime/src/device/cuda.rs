@@ -40,6 +40,9 @@ use results::Results;
 /// by one, an instruction takes the host 5 µs (H100), which is less than kernels of models take that have so many.
 const GRAPH_MAX: u64 = 100_000;
 
+/// Kernels that take so long to load were compiled, and that is said.
+const COMPILED_S: f64 = 0.5;
+
 /// A program on a GPU. Fields go in this order: what uses the context goes before it.
 pub struct Cuda {
     entries: [Option<EntryState>; 4],
@@ -77,10 +80,12 @@ impl Cuda {
     ) -> Result<Self, Error> {
         let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
         super::lower::check_memory(program).map_err(malformed)?;
+        // Of use to those who asked the driver for nothing before.
+        libraries::keep_images(options.cache_dir.join("images"));
         let gpu = Gpu::open()?;
         let free_before = gpu.free_bytes()?;
         let arenas = DeviceArenas::new(program, &gpu)?;
-        let mut module = Module::load(ptx, &gpu.card, &options.cache_dir)?;
+        let mut module = Module::load(ptx, &gpu.card)?;
         let address = lower::in_arenas(&arenas);
         let mut function = |launch: &dspc_program::GpuLaunch| module.function(&launch.symbol, launch.shared);
         let mut lowering =
@@ -96,7 +101,10 @@ impl Cuda {
         let products = Products::new(&gpu, &samples(&keys, &calls), &arenas, options)?;
         let inputs = Inputs::new(Layout::new(program, &address))?;
         let mut notes = Vec::new();
-        notes.extend(module.compiled.then(|| "kernels compiled by the driver".to_string()));
+        let seconds = module.took.as_secs_f64();
+        notes.extend(
+            (seconds >= COMPILED_S).then(|| format!("kernels compiled by the driver in {seconds:.1} s")),
+        );
         notes.extend(products.note.clone());
         drop(address);
         Ok(Self {

@@ -23,6 +23,7 @@ use crate::report;
 
 /// Runs the command that was asked for.
 pub fn dispatch(cli: &Cli) -> Exit {
+    dspc_runtime::device::cuda::libraries::keep_images(crate::build::cache_dir().join("images"));
     match &cli.command {
         Command::Check { files, format } => check::check(files, *format, cli.color),
         Command::Explain { key } => explain::explain(key.as_deref()),

@@ -24,14 +24,38 @@ pub struct Found {
     pub path: Option<PathBuf>,
 }
 
+/// Where the driver keeps images.
+static IMAGES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has the driver keep the images that it compiles in this folder, unless the environment names one (`CUDA_CACHE_PATH`). Heard by the first
+/// call for the driver: to be called before, and before there are other threads.
+pub fn keep_images(folder: PathBuf) {
+    _ = IMAGES.set(folder);
+}
+
+/// The driver asks the environment for its cache when it is started.
+fn name_images() {
+    const NAME: &str = "CUDA_CACHE_PATH";
+    let Some(folder) = IMAGES.get().filter(|_| std::env::var_os(NAME).is_none()) else { return };
+    // The driver makes one folder, not those above it. Without a cache it compiles each time.
+    if crate::durable::make_folder(folder).is_ok() {
+        // SAFETY: `keep_images` was called, whose caller has no other threads before the driver is asked for.
+        unsafe { std::env::set_var(NAME, folder) };
+    }
+}
+
 /// The driver.
 ///
 /// # Errors
 /// R0606 without one, R0607 for one that is too old.
 pub fn driver() -> Result<Found, Error> {
     static PRESENT: OnceLock<bool> = OnceLock::new();
-    // SAFETY: opens NVIDIA's driver library, which does nothing before `cuInit`.
-    if !*PRESENT.get_or_init(|| unsafe { driver::sys::is_culib_present() }) {
+    let present = || {
+        name_images();
+        // SAFETY: opens NVIDIA's driver library, which does nothing before `cuInit`.
+        unsafe { driver::sys::is_culib_present() }
+    };
+    if !*PRESENT.get_or_init(present) {
         return Err(Error::GpuMissing { reason: "there is no NVIDIA driver (libcuda.so.1)".into() });
     }
     let mut version = 0;

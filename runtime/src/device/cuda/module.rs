@@ -1,15 +1,16 @@
-//! The kernels of a program: PTX, compiled once by the driver and kept on disk, loaded as one module.
+//! The kernels of a program: PTX, loaded as one module.
 //!
-//! The image's name in the cache is a hash of all that it follows from: the PTX, the card and the driver.
+//! The driver compiles it once, and keeps the image in its own cache, under all that it follows from. Its linker (`cuLink…`) would give us the
+//! image to keep; but it compiles for linking with other modules, and so without moving registers between warpgroups (`setmaxnreg`) and with
+//! their products one at a time: attention takes twice as long.
 
 use super::context::Card;
 use super::fault;
 use crate::error::Error;
-use crate::{artifact, durable};
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_void};
-use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const LOG_BYTES: usize = 16 << 10;
 /// More dynamic shared memory than this a function must ask for.
@@ -19,24 +20,22 @@ const SHARED_FREE: u32 = 48 << 10;
 pub(super) struct Module {
     handle: sys::CUmodule,
     functions: BTreeMap<String, sys::CUfunction>,
-    /// The driver compiled it now, rather than finding it in the cache.
-    pub(super) compiled: bool,
+    /// How long loading took: seconds where the driver compiled it, milliseconds where it was in its cache.
+    pub(super) took: Duration,
 }
 
 impl Module {
-    /// Loads PTX, from the image in `cache` if there is one.
+    /// Loads PTX, which the driver compiles, or finds in its cache.
     ///
     /// # Errors
-    /// R0702 with the driver's log, R0607 where the driver does not know this PTX. A cache that cannot be written is no error.
-    pub(super) fn load(ptx: &[u8], card: &Card, cache: &Path) -> Result<Self, Error> {
-        let path = image_path(ptx, card, cache);
-        if let Some(handle) = read_image(&path).and_then(|image| load_image(&image).ok()) {
-            return Ok(Self { handle, functions: BTreeMap::new(), compiled: false });
-        }
-        let image = compile(ptx, card)?;
-        let handle = load_image(&image).map_err(fault::driver("loading the kernels"))?;
-        _ = write_image(&path, &image);
-        Ok(Self { handle, functions: BTreeMap::new(), compiled: true })
+    /// R0702 with the driver's log, R0607 where the driver does not know this PTX.
+    pub(super) fn load(ptx: &[u8], card: &Card) -> Result<Self, Error> {
+        let text = CString::new(ptx)
+            .map_err(|_| Error::ImageFailed { reason: "the PTX holds a zero byte".into() })?;
+        let mut log = vec![0u8; LOG_BYTES];
+        let begun = Instant::now();
+        let handle = load(&text, &mut log).map_err(|error| refused(error, &log, ptx, card))?;
+        Ok(Self { handle, functions: BTreeMap::new(), took: begun.elapsed() })
     }
 
     /// A function, allowed this much dynamic shared memory.
@@ -75,71 +74,18 @@ impl Drop for Module {
     }
 }
 
-fn image_path(ptx: &[u8], card: &Card, cache: &Path) -> PathBuf {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(ptx);
-    hasher.update(format!("{} {:?} {}", card.name, card.capability, card.driver).as_bytes());
-    cache.join("images").join(format!("{}.cubin", &hasher.finalize().to_hex()[..32]))
-}
-
-/// An image whose hash, in front of it, is right.
-fn read_image(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = std::fs::read(path).ok()?;
-    let image = bytes.get(64..)?;
-    (artifact::hash(image).as_bytes() == &bytes[..64]).then(|| bytes.split_off(64))
-}
-
-fn write_image(path: &Path, image: &[u8]) -> Result<(), Error> {
-    if let Some(folder) = path.parent() {
-        durable::make_folder(folder)?;
-    }
-    durable::replace(path, &[artifact::hash(image).as_bytes(), image])
-}
-
-fn load_image(image: &[u8]) -> Result<sys::CUmodule, result::DriverError> {
-    // SAFETY: a whole image: just made by the driver, or one whose hash is right.
-    unsafe { result::module::load_data(image.as_ptr().cast()) }
-}
-
-/// PTX to an image for the card at hand.
-fn compile(ptx: &[u8], card: &Card) -> Result<Vec<u8>, Error> {
-    let text =
-        CString::new(ptx).map_err(|_| Error::ImageFailed { reason: "the PTX holds a zero byte".into() })?;
-    let mut log = vec![0u8; LOG_BYTES];
+/// PTX to functions of the card at hand.
+fn load(text: &CStr, log: &mut [u8]) -> Result<sys::CUmodule, result::DriverError> {
     let mut options = [
         sys::CUjit_option_enum::CU_JIT_ERROR_LOG_BUFFER,
         sys::CUjit_option_enum::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
     ];
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG_BYTES)];
-    let mut state = std::ptr::null_mut();
-    // SAFETY: options and values are of the same length and outlive the link, which ends below.
-    unsafe { sys::cuLinkCreate_v2(2, options.as_mut_ptr(), values.as_mut_ptr(), &mut state) }
-        .result()
-        .map_err(fault::driver("beginning to compile the kernels"))?;
-    let bytes = text.as_bytes_with_nul();
-    let (mut image, mut size) = (std::ptr::null_mut(), 0usize);
-    // SAFETY: the link was begun; the text ends with a zero and outlives it.
-    let linked = unsafe {
-        sys::cuLinkAddData_v2(
-            state,
-            sys::CUjitInputType_enum::CU_JIT_INPUT_PTX,
-            bytes.as_ptr().cast_mut().cast(),
-            bytes.len(),
-            c"kernels".as_ptr(),
-            0,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        )
-        .result()
-        .and_then(|()| sys::cuLinkComplete(state, &mut image, &mut size).result())
-    };
-    let made = linked.map(|()| {
-        // SAFETY: the driver says where the image is and how long; it lives until the link is destroyed.
-        unsafe { std::slice::from_raw_parts(image.cast::<u8>(), size) }.to_vec()
-    });
-    // SAFETY: begun above, ended once.
-    _ = unsafe { sys::cuLinkDestroy(state) };
-    made.map_err(|error| refused(error, &log, ptx, card))
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len())];
+    let mut handle = std::ptr::null_mut();
+    let (count, options, values) = (options.len() as u32, options.as_mut_ptr(), values.as_mut_ptr());
+    // SAFETY: options and values are of the same length; they, the log and the text, which ends with a zero, outlive the call.
+    unsafe { sys::cuModuleLoadDataEx(&mut handle, text.as_ptr().cast(), count, options, values) }.result()?;
+    Ok(handle)
 }
 
 fn refused(error: result::DriverError, log: &[u8], ptx: &[u8], card: &Card) -> Error {
@@ -164,36 +110,6 @@ fn ptx_version(ptx: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn card(name: &str, driver: u64) -> Card {
-        Card { name: name.into(), capability: (9, 0), bytes: 0, driver }
-    }
-
-    #[test]
-    fn an_image_belongs_to_its_ptx_card_and_driver() {
-        let of = |ptx: &[u8], card: &Card| image_path(ptx, card, Path::new("cache"));
-        let first = of(b"a", &card("x", 13_000));
-        assert_eq!(first, of(b"a", &card("x", 13_000)));
-        for other in
-            [of(b"b", &card("x", 13_000)), of(b"a", &card("y", 13_000)), of(b"a", &card("x", 12_080))]
-        {
-            assert_ne!(first, other);
-        }
-    }
-
-    #[test]
-    fn a_damaged_image_is_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("images/x.cubin");
-        write_image(&path, b"image").unwrap();
-        assert_eq!(read_image(&path).unwrap(), b"image");
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[66] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(read_image(&path), None);
-        std::fs::write(&path, b"short").unwrap();
-        assert_eq!(read_image(&path), None);
-    }
 
     #[test]
     fn the_version_of_ptx_is_found() {

@@ -94,11 +94,10 @@ fn a_recorded_entry_visits_turns_and_micro_batches_in_their_order() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (b, log, slots) = loops();
-    for run in 0..2 {
+    for _ in 0..2 {
         let begun = Instant::now();
         let mut d = device(&b, dir.path()).unwrap();
         println!("device made in {:.3} s, {}", begun.elapsed().as_secs_f64(), d.describe());
-        assert_eq!(d.describe().contains("compiled"), run == 0, "the second finds the image");
         for (i, x) in [5f32, 6.0, 7.0].into_iter().enumerate() {
             d.write(slots, i as u64, bytemuck::bytes_of(&x)).unwrap();
         }
