@@ -110,6 +110,14 @@ impl Function {
     pub fn meet(&mut self) {
         self.assembly("bar.sync 0;", &[], &[], &[]);
     }
+    /// So many threads meet at the block's barrier of this number.
+    pub fn meet_at(&mut self, number: u32, threads: u32) {
+        self.assembly(&format!("bar.sync {number}, {threads};"), &[], &[], &[]);
+    }
+    /// Counts among the threads that meet at a barrier, without waiting for them.
+    pub fn pass_by(&mut self, number: u32, threads: u32) {
+        self.assembly(&format!("bar.arrive {number}, {threads};"), &[], &[], &[]);
+    }
     /// Waits for the end of the barrier's phase of this parity.
     pub fn barrier_wait(&mut self, at: Value, parity: Value) {
         let text = "{ .reg .pred done; AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1; @done bra READY; bra AGAIN; READY: }";

@@ -5,6 +5,7 @@ use super::problem::{Neighbours, Problem};
 use super::warps;
 use crate::gpu::GpuChip;
 use dspc_graph::ir::DType;
+use dspc_kernel::describe::ProductFused;
 use dspc_kernel::tiles::{PROCESSORS, Shape};
 
 /// A kernel and its tile.
@@ -36,8 +37,10 @@ pub(super) fn way(problem: &Problem<'_>, chip: GpuChip) -> Way {
 /// The width that is done first.
 fn hopper_tile(problem: &Problem<'_>) -> hopper::Tile {
     let Problem { m, n, k, .. } = *problem;
-    // Columns come in whole 64s where they lie side by side.
     let by_terms = problem.right.neighbours == Neighbours::Terms;
-    let allowed = |width: u64| width.is_multiple_of(64) || by_terms;
-    hopper::Tile { n: Shape { m, n, k }.best_width(problem.kernel.splits, allowed).0 }
+    let sums_columns = matches!(problem.kernel.fused, Some(ProductFused::BiasGradient(_)));
+    // Columns come in whole 64s where they lie side by side; a warp that sums them has 16 or 32.
+    let allowed = |width: u64| width.is_multiple_of(64) || by_terms && !sums_columns;
+    let n = Shape { m, n, k }.best_width(problem.kernel.splits, allowed).0;
+    hopper::Tile { n }
 }

@@ -4,6 +4,8 @@
 //! eight columns, so of 32 columns each of them gathers eight, 16 bytes of 16-bit numbers, by four exchanges; what is read goes the same way
 //! back, as the exchange is its own inverse.
 //!
+//! What the epilogue reads can be fetched long before it is needed ([`Finish::ahead`]), so that nothing waits for memory between two tiles.
+//!
 //! Addresses past the last row or column are those of the last one for reads, and stores are kept from them.
 
 use super::problem::Problem;
@@ -36,6 +38,22 @@ pub(super) struct Strip {
     pub quarter: Value,
 }
 
+/// Numbers of four pairs of a row, as they came from memory.
+enum Fetched {
+    /// Eight neighbours of 16 bits, still to be exchanged.
+    Eight(Value),
+    /// A pair of 16-bit numbers a word.
+    Words(Vec<Value>),
+    /// Pairs of f32.
+    Pairs(Vec<[Value; 2]>),
+}
+
+/// What a strip's epilogue reads: by 32 columns a bias, and two rows of what was before GELU.
+pub(super) struct Ahead {
+    bias: Vec<Fetched>,
+    pre: Vec<[Fetched; 2]>,
+}
+
 /// How a matrix is accessed.
 struct Access {
     matrix: ProductMatrix,
@@ -56,14 +74,34 @@ impl<'p> Finish<'p> {
         Finish { problem, c: operands[2], bias, pre }
     }
 
+    /// Fetches what the epilogue of a strip of so many columns reads.
+    pub fn ahead(&self, f: &mut Function, at: Strip, columns: u64) -> Ahead {
+        let (mut bias, mut pre) = (vec![], vec![]);
+        for group in 0..columns / 32 {
+            let at = Strip { column: f.plus(at.column, 32 * group), ..at };
+            if let Some((dtype, pointer)) = self.bias {
+                let matrix = ProductMatrix { dtype, stride: self.problem.n, transposed: false };
+                bias.push(self.fetch_pairs(f, &Access { matrix, pointer }, pointer, at));
+            } else if let Some((matrix, pointer)) = self.pre {
+                let access = Access { matrix, pointer };
+                pre.push([0, 8].map(|h| {
+                    let row = f.plus(at.row, h);
+                    self.fetch(f, &access, row, at)
+                }));
+            }
+        }
+        Ahead { bias, pre }
+    }
+
     /// Finishes and stores sums `[4 j + 2 h + e]` of row + 8 h and column 8 j + 2 quarter + e.
-    pub fn strip(&self, f: &mut Function, at: Strip, sums: &[Value]) {
+    pub fn strip(&self, f: &mut Function, at: Strip, sums: &[Value], ahead: &Ahead) {
         for (group, sums) in sums.chunks(16).enumerate() {
             let at = Strip { column: f.plus(at.column, 32 * group as u64), ..at };
-            let bias = self.bias.map(|(dtype, pointer)| self.bias_of(f, dtype, pointer, at));
+            let bias = self.bias.map(|(dtype, _)| self.pairs_of(f, dtype, &ahead.bias[group], at));
             for h in 0..2 {
                 let row = f.plus(at.row, 8 * h as u64);
-                self.group(f, row, at, pairs(sums, h), bias.as_deref());
+                let pre = ahead.pre.get(group).map(|rows| &rows[h]);
+                self.group(f, row, at, pairs(sums, h), bias.as_deref(), pre);
             }
         }
     }
@@ -89,6 +127,7 @@ impl<'p> Finish<'p> {
         at: Strip,
         mut values: Vec<[Value; 2]>,
         bias: Option<&[[Value; 2]]>,
+        pre: Option<&Fetched>,
     ) {
         if let Some(bias) = bias {
             let added =
@@ -100,8 +139,8 @@ impl<'p> Finish<'p> {
             if bias.is_some() {
                 self.put(f, &access, row, at, &values);
                 values = values.iter().map(|pair| pair.map(|x| self.gelu(f, x))).collect();
-            } else {
-                let pre = self.get(f, &access, row, at);
+            } else if let Some(pre) = pre {
+                let pre = self.pairs_of(f, matrix.dtype, pre, at);
                 let scaled = |(pair, pre): (&[Value; 2], &[Value; 2])| {
                     [0, 1].map(|e| {
                         let slope = self.gelu_gradient(f, pre[e]);
@@ -113,7 +152,8 @@ impl<'p> Finish<'p> {
         }
         let access = Access { matrix: self.problem.result, pointer: self.c };
         if self.problem.kernel.accumulate {
-            let before = self.get(f, &access, row, at);
+            let before = self.fetch(f, &access, row, at);
+            let before = self.pairs_of(f, access.matrix.dtype, &before, at);
             let added = |(pair, before): (&[Value; 2], &[Value; 2])| {
                 [f.add(pair[0], before[0]), f.add(pair[1], before[1])]
             };
@@ -161,13 +201,6 @@ impl<'p> Finish<'p> {
         store(f, result.dtype, &values, at);
     }
 
-    /// The bias of a row's four pairs.
-    fn bias_of(&self, f: &mut Function, dtype: DType, pointer: Value, at: Strip) -> Vec<[Value; 2]> {
-        let stride = self.problem.n;
-        let access = Access { matrix: ProductMatrix { dtype, stride, transposed: false }, pointer };
-        self.pairs_of_row(f, &access, pointer, at)
-    }
-
     /// The lane's first column of the j-th eight.
     fn own_column(&self, f: &mut Function, at: Strip, j: u64) -> Value {
         let own = f.shl(at.quarter, 1);
@@ -186,51 +219,67 @@ impl<'p> Finish<'p> {
         f.minu(x, last)
     }
 
-    /// Reads four pairs.
-    fn get(&self, f: &mut Function, access: &Access, row: Value, at: Strip) -> Vec<[Value; 2]> {
-        let (m, n) = (self.problem.m, self.problem.n);
-        let row = self.clamp(f, row, m - 1);
+    /// Reads four pairs of a row.
+    fn fetch(&self, f: &mut Function, access: &Access, row: Value, at: Strip) -> Fetched {
+        let row = self.clamp(f, row, self.problem.m - 1);
         let start = self.row_start(f, access, row);
         let dtype = access.matrix.dtype;
-        let element = stored(dtype);
-        if dtype.bytes() == 2 && self.problem.is_regular() {
-            let own = f.shl(at.quarter, 3);
-            let column = f.addi(at.column, own);
-            let column = self.clamp(f, column, n - 8);
-            let column = f.zero_extend(column, Element::I64);
-            let place = f.offset(start, column, element);
-            let words = f.load(place, Type::vector(Element::I32, 4), 16);
-            let words = [0, 1, 2, 3].map(|i| f.extract(words, i));
-            let words = exchange(f, at.quarter, words);
-            return words.iter().map(|&word| f.unpack_halves(dtype, word)).collect();
+        if dtype.bytes() != 2 || !self.problem.is_regular() {
+            return self.fetch_pairs(f, access, start, at);
         }
-        self.pairs_of_row(f, access, start, at)
+        let own = f.shl(at.quarter, 3);
+        let column = f.addi(at.column, own);
+        let column = self.clamp(f, column, self.problem.n - 8);
+        let column = f.zero_extend(column, Element::I64);
+        let place = f.offset(start, column, stored(dtype));
+        Fetched::Eight(f.load(place, Type::vector(Element::I32, 4), 16))
     }
 
-    /// Reads the lane's pairs from a row's first element on.
-    fn pairs_of_row(&self, f: &mut Function, access: &Access, start: Value, at: Strip) -> Vec<[Value; 2]> {
+    /// Reads the lane's own pairs from a row's first element on.
+    fn fetch_pairs(&self, f: &mut Function, access: &Access, start: Value, at: Strip) -> Fetched {
         let (n, dtype) = (self.problem.n, access.matrix.dtype);
         let element = stored(dtype);
-        let wide = if self.problem.is_regular() { 2 } else { 1 };
-        (0..4)
-            .map(|j| {
+        let is_regular = self.problem.is_regular();
+        let place = |f: &mut Function, column: Value, last: u64| {
+            let column = self.clamp(f, column, last);
+            let column = f.zero_extend(column, Element::I64);
+            f.offset(start, column, element)
+        };
+        if is_regular && dtype.bytes() == 2 {
+            let word = |j| {
                 let column = self.own_column(f, at, j);
-                if wide == 2 {
-                    let column = self.clamp(f, column, n - 2);
-                    let column = f.zero_extend(column, Element::I64);
-                    let place = f.offset(start, column, element);
-                    let pair = load(f, dtype, place, 2);
-                    return [pair[0], pair[1]];
-                }
-                [0, 1].map(|e| {
-                    let column = f.plus(column, e);
-                    let column = self.clamp(f, column, n - 1);
-                    let column = f.zero_extend(column, Element::I64);
-                    let place = f.offset(start, column, element);
-                    load(f, dtype, place, 1)[0]
-                })
+                let place = place(f, column, n - 2);
+                f.load(place, Type::scalar(Element::I32), 4)
+            };
+            return Fetched::Words((0..4).map(word).collect());
+        }
+        let pair = |j| {
+            let column = self.own_column(f, at, j);
+            if is_regular {
+                let place = place(f, column, n - 2);
+                let pair = load(f, dtype, place, 2);
+                return [pair[0], pair[1]];
+            }
+            [0, 1].map(|e| {
+                let column = f.plus(column, e);
+                let place = place(f, column, n - 1);
+                load(f, dtype, place, 1)[0]
             })
-            .collect()
+        };
+        Fetched::Pairs((0..4).map(pair).collect())
+    }
+
+    /// The numbers of what was fetched.
+    fn pairs_of(&self, f: &mut Function, dtype: DType, fetched: &Fetched, at: Strip) -> Vec<[Value; 2]> {
+        match fetched {
+            Fetched::Eight(words) => {
+                let words = [0, 1, 2, 3].map(|i| f.extract(*words, i));
+                let words = exchange(f, at.quarter, words);
+                words.iter().map(|&word| f.unpack_halves(dtype, word)).collect()
+            }
+            Fetched::Words(words) => words.iter().map(|&word| f.unpack_halves(dtype, word)).collect(),
+            Fetched::Pairs(pairs) => pairs.clone(),
+        }
     }
 
     /// Writes four pairs.

@@ -4,6 +4,7 @@
 //! Blocks    one a multiprocessor, each with tile after tile; while a tile's sums are stored, the next one's factors come.
 //! Numerics  f32 sums in the order of the terms; parts of the summed dim apart from each other.
 
+use super::column_sums::ColumnSums;
 use super::finish::{Finish, Strip};
 use super::problem::{Factor, Neighbours, Problem};
 use crate::gpu::memory::stored;
@@ -17,10 +18,12 @@ use dspc_program::{GpuLaunch, TensorMap};
 /// Warpgroups that multiply.
 const GROUPS: u64 = 2;
 const THREADS: u32 = 384;
+/// Pieces by which the first warpgroup is ahead.
+const LEAD: u64 = 2;
 /// Shared memory of a block.
 const SHARED_MAX: u64 = 227 << 10;
 /// Bytes of 64 columns and 64 terms.
-const ATOM: u64 = 8192;
+pub(super) const ATOM: u64 = 8192;
 /// Rows of tiles that follow each other before the next column.
 const BAND: u64 = 16;
 
@@ -102,14 +105,15 @@ struct Work<'w> {
 }
 
 /// One tile and part.
-struct Share {
+pub(super) struct Share {
     /// First row and column.
-    row: Value,
-    col: Value,
-    part: Value,
+    pub row: Value,
+    pub col: Value,
+    /// Of the summed dim.
+    pub part: Value,
     /// Pieces.
-    begin: Value,
-    end: Value,
+    pub begin: Value,
+    pub end: Value,
 }
 
 /// Writes a kernel, and how it is launched.
@@ -261,34 +265,108 @@ impl Work<'_> {
     }
 
     /// A warpgroup: multiplies what has come, and stores a tile's half.
+    ///
+    /// The second begins [`LEAD`] pieces after the first, and stays so far behind: while one stores, the other multiplies.
     fn multiply(&self, f: &mut Function, operands: &[Value], thread: Value, group: Value) {
         let (none, one) = (f.int32(0), f.int32(1));
         let mask = f.int32(31);
         let lane = f.and(thread, mask);
+        let is_first = f.order(Order::Equal, group, none);
+        let leads = self.leads();
+        if leads {
+            let is_second = f.order(Order::Equal, group, one);
+            f.only_if(is_second, |f| f.meet_at(1, 256));
+        }
         let finish = Finish::new(self.problem, operands);
+        let sums = ColumnSums::new(self.problem, self.tile().n, thread);
         f.fold(self.range, &[none, none], |f, work, state| {
             let share = self.share(f, work);
             let (stage, parity) = (state[0], state[1]);
-            let sums = self.piece(f, group, stage, parity, Onto::Zero);
+            let at = self.strip_at(f, &share, thread);
+            let ahead = (self.problem.kernel.splits == 1).then(|| finish.ahead(f, at, self.tile().n));
+            let is_first_work = f.order(Order::Equal, work, self.range.0);
+            let signals = f.and(is_first, is_first_work);
+            let lead = f.plus(share.begin, LEAD);
+            let never = f.int(lead.ty, -1);
+            let lead = f.select(signals, lead, never);
+            let products = self.piece(f, group, stage, parity, Onto::Zero);
+            let count = products.len();
+            let begun = sums.as_ref().map(|sums| sums.begin(f));
+            let columns = begun.unwrap_or_default();
+            let columns = self.column_sums(f, &sums, &share, share.begin, stage, columns);
             let (next, next_parity) = self.layout.next(f, stage, parity);
             let second = f.plus(share.begin, 1);
             let mut carried = vec![next, next_parity, stage];
-            carried.extend(sums);
-            let carried = f.fold((second, share.end, one), &carried, |f, _, carried| {
+            carried.extend(products);
+            carried.extend(columns);
+            let carried = f.fold((second, share.end, one), &carried, |f, piece, carried| {
                 let (stage, parity, before) = (carried[0], carried[1], carried[2]);
-                let sums = self.piece(f, group, stage, parity, Onto::Sum(&carried[3..]));
-                let sums = f.await_products(1, &sums);
+                let (products, columns) = carried[3..].split_at(count);
+                let products = self.piece(f, group, stage, parity, Onto::Sum(products));
+                if leads {
+                    let is_lead = f.order(Order::Equal, piece, lead);
+                    f.only_if(is_lead, |f| f.pass_by(1, 256));
+                }
+                let columns = self.column_sums(f, &sums, &share, piece, stage, columns.to_vec());
+                let products = f.await_products(1, &products);
                 self.release(f, lane, before);
                 let (next, next_parity) = self.layout.next(f, stage, parity);
                 let mut carried = vec![next, next_parity, stage];
-                carried.extend(sums);
+                carried.extend(products);
+                carried.extend(columns);
                 carried
             });
-            let sums = f.await_products(0, &carried[3..]);
+            let (products, columns) = carried[3..].split_at(count);
+            let products = f.await_products(0, products);
             self.release(f, lane, carried[2]);
-            self.finish(f, &finish, &share, operands, thread, &sums);
+            match &ahead {
+                Some(ahead) => finish.strip(f, at, &products, ahead),
+                None => {
+                    let to = super::part_of_workspace(f, self.problem, operands, share.part);
+                    finish.partial(f, at, &products, to);
+                }
+            }
+            if let Some(sums) = &sums {
+                sums.store(f, operands, &share, columns);
+            }
             vec![carried[0], carried[1]]
         });
+    }
+
+    /// Whether every part has more pieces than the first warpgroup leads by.
+    fn leads(&self) -> bool {
+        let (pieces, share) = self.problem.pieces(DEPTH);
+        let last = pieces - share * (self.problem.kernel.splits - 1);
+        share.min(last) > LEAD
+    }
+
+    /// Adds a piece's columns to their sums, if that is this tile's to do.
+    fn column_sums(
+        &self,
+        f: &mut Function,
+        sums: &Option<ColumnSums<'_>>,
+        share: &Share,
+        piece: Value,
+        stage: Value,
+        columns: Vec<Value>,
+    ) -> Vec<Value> {
+        let Some(sums) = sums else { return columns };
+        let at = f.times(stage, self.layout.stage_bytes());
+        let at = f.addi(self.shared, at);
+        let right = f.plus(at, Layout::LEFT_BYTES);
+        sums.add(f, share, piece, right, columns)
+    }
+
+    /// Where a thread's sums lie.
+    fn strip_at(&self, f: &mut Function, share: &Share, thread: Value) -> Strip {
+        let warp = f.shr(thread, 5);
+        let (mask, three) = (f.int32(7), f.int32(3));
+        let first = f.shl(warp, 4);
+        let own = f.shr(thread, 2);
+        let own = f.and(own, mask);
+        let row = f.addi(share.row, first);
+        let row = f.addi(row, own);
+        Strip { row, column: share.col, quarter: f.and(thread, three) }
     }
 
     /// Starts the products of a stage once it is full.
@@ -324,30 +402,6 @@ impl Work<'_> {
         let none = f.int32(0);
         let tells = f.order(Order::Equal, lane, none);
         f.only_if(tells, |f| f.barrier_arrive(empty));
-    }
-
-    fn finish(
-        &self,
-        f: &mut Function,
-        finish: &Finish<'_>,
-        share: &Share,
-        operands: &[Value],
-        thread: Value,
-        sums: &[Value],
-    ) {
-        let warp = f.shr(thread, 5);
-        let (mask, three) = (f.int32(7), f.int32(3));
-        let first = f.shl(warp, 4);
-        let own = f.shr(thread, 2);
-        let own = f.and(own, mask);
-        let row = f.addi(share.row, first);
-        let row = f.addi(row, own);
-        let at = Strip { row, column: share.col, quarter: f.and(thread, three) };
-        if self.problem.kernel.splits == 1 {
-            return finish.strip(f, at, sums);
-        }
-        let to = super::part_of_workspace(f, self.problem, operands, share.part);
-        finish.partial(f, at, sums, to);
     }
 }
 

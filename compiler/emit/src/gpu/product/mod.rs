@@ -26,7 +26,8 @@ pub(super) fn emit(
     chip: GpuChip,
 ) -> Result<(String, Vec<GpuLaunch>), String> {
     let problem = Problem::of(kernel)?;
-    let (mut text, launch) = match choose::way(&problem, chip) {
+    let way = choose::way(&problem, chip);
+    let (mut text, launch) = match way {
         choose::Way::Hopper(tile) => hopper::emit(symbol, &problem, tile)?,
         choose::Way::Warps(tile) => warps::emit(symbol, &problem, tile)?,
         choose::Way::Plain => plain::emit(symbol, &problem)?,
@@ -40,9 +41,11 @@ pub(super) fn emit(
         add(combine::emit(&format!("{symbol}_combine"), &problem)?);
     }
     if let Some(ProductFused::BiasGradient(dtype)) = kernel.fused {
-        for (more, launch) in column_sums::emit(&format!("{symbol}_sums"), &problem, dtype)? {
-            add((more, launch));
-        }
+        let parts = match way {
+            choose::Way::Hopper(tile) => column_sums::ColumnSums::parts(&problem, tile.n),
+            choose::Way::Warps(_) | choose::Way::Plain => None,
+        };
+        column_sums::emit(&format!("{symbol}_sums"), &problem, dtype, parts)?.into_iter().for_each(add);
     }
     Ok((text, launches))
 }

@@ -442,7 +442,10 @@ impl Warps {
             let at = Strip { row: f.plus(row, 16 * i as u64), column: col, quarter };
             match part {
                 Some(to) => finish.partial(f, at, sums, to),
-                None => finish.strip(f, at, sums),
+                None => {
+                    let ahead = finish.ahead(f, at, self.tile.n / 2);
+                    finish.strip(f, at, sums, &ahead);
+                }
             }
         }
     }
