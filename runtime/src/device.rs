@@ -9,6 +9,8 @@ pub mod cuda;
 mod gemm;
 mod lower;
 mod pool;
+#[cfg(test)]
+mod ranks;
 
 use crate::error::Error;
 use dspc_program::BufferId;

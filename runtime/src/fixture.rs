@@ -152,6 +152,23 @@ pub(crate) fn at(buffer: BufferId) -> Arg {
     Arg::At(Place::of(buffer))
 }
 
+/// Spreads a program over ranks of one data axis.
+pub(crate) fn across(b: &mut Builder, world: u64) {
+    b.program.mesh = vec![("data".into(), world)];
+    b.program.groups = vec![RankGroup { axes: vec!["data".into()], size: world }];
+}
+
+/// A kernel that adds up a shard of every rank, as a binary tree over neighbours.
+pub(crate) fn add_up(b: &mut Builder, world: u64, elements: u64, dtype: ElementType) -> KernelId {
+    let body = format!(
+        "for (int64_t i = begin; i < end; i++) {{ float x[{world}]; int n = {world}; \
+         for (int r = 0; r < n; r++) x[r] = ((float *)args[r])[i]; \
+         for (; n > 1; n = (n + 1) / 2) for (int r = 0; r < n; r += 2) x[r / 2] = r + 1 < n ? x[r] + x[r + 1] : x[r]; \
+         ((float *)args[{world}])[i] = x[0]; }}"
+    );
+    b.kernel(&format!("add_up_{world}"), elements, &vec![dtype; world as usize + 1], false, &body)
+}
+
 /// A table of next-byte logits, trained with momentum: the smallest model that uses every role.
 ///
 /// Batch 4 as two micro-batches of 2, sequence 4, 20 steps; text and artifact are written into `dir`.

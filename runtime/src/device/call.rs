@@ -1,6 +1,8 @@
 //! Instructions with everything looked up: what the hot loop walks. No ids, no names, no allocation.
 
 use super::gemm::GemmCall;
+use crate::communicator::{Kind, Piece, Spot};
+use dspc_program::{ElementType, When};
 
 /// `void name(void *const *args, int64_t begin, int64_t end)`
 pub(super) type KernelFn = unsafe extern "C" fn(*const *mut u8, i64, i64);
@@ -115,11 +117,88 @@ impl BoundLaunch<'_> {
     }
 }
 
+/// A place that peers find as well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SharedPlace {
+    pub(super) at: Address,
+    pub(super) arena: u32,
+    /// First byte of the arena, on this rank.
+    pub(super) base: usize,
+    /// Bytes from one member's place to the next one's.
+    pub(super) step: usize,
+    /// This rank's place in the team.
+    pub(super) index: usize,
+}
+
+impl SharedPlace {
+    fn spot(&self, counters: Counters) -> Spot {
+        let address = self.at.at(counters).expose_provenance();
+        let origin = address.wrapping_sub(self.base).wrapping_sub(self.index * self.step);
+        Spot { address, arena: self.arena, origin, step: self.step }
+    }
+}
+
+/// A range of a collective.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartCall {
+    pub(super) from: SharedPlace,
+    pub(super) to: SharedPlace,
+    pub(super) elements: usize,
+    pub(super) dtype: ElementType,
+    pub(super) bytes: usize,
+}
+
+/// A collective; the operands of `sum` come with the call.
+pub(super) struct CollectiveCall {
+    pub(super) kind: Kind,
+    pub(super) group: u32,
+    pub(super) parts: Vec<PartCall>,
+    pub(super) sum: Option<LaunchCall>,
+}
+
+impl CollectiveCall {
+    /// Writes the addresses for this turn of the loops.
+    pub(super) fn bind(&self, counters: Counters, pieces: &mut Vec<Piece>) {
+        pieces.clear();
+        pieces.extend(self.parts.iter().map(|part| Piece {
+            from: part.from.spot(counters),
+            to: part.to.spot(counters),
+            elements: part.elements,
+            dtype: part.dtype,
+            bytes: part.bytes,
+        }));
+    }
+}
+
+impl LaunchCall {
+    /// The kernel on operands that come from elsewhere.
+    pub(super) fn on<'a>(&self, values: &'a [*mut u8]) -> BoundLaunch<'a> {
+        BoundLaunch { function: self.function, items: self.items, values }
+    }
+}
+
 /// One instruction.
 pub(super) enum Call {
     Launch(LaunchCall),
     Gemm(Box<GemmCall>),
-    Zero { at: Address, bytes: usize },
-    Turns { count: u64, reverse: bool, body: Vec<Call> },
-    MicroBatches { count: u64, reverse: bool, body: Vec<Call> },
+    Zero {
+        at: Address,
+        bytes: usize,
+    },
+    Collective(Box<CollectiveCall>),
+    /// At some turns of a loop around it.
+    At {
+        when: When,
+        call: Box<Call>,
+    },
+    Turns {
+        count: u64,
+        reverse: bool,
+        body: Vec<Call>,
+    },
+    MicroBatches {
+        count: u64,
+        reverse: bool,
+        body: Vec<Call>,
+    },
 }

@@ -1,15 +1,17 @@
 //! The CPU: kernels from a shared object, memory in this process, threads of its own.
 
 use super::arena::Arenas;
-use super::call::{Address, Call, Counters, KernelFn};
+use super::call::{Address, Call, CollectiveCall, Counters, KernelFn};
 use super::lower::{self, Lowering};
 use super::pool::Pool;
 use super::{Device, EntryKind};
+use crate::communicator::{Communicator, Exchange, Piece, Solo, teams};
 use crate::error::Error;
-use dspc_program::{Buffer, BufferId, Program};
+use dspc_program::{Buffer, BufferId, Over, Program};
 use libloading::Library;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes to zero that are worth a thread of their own.
 const ZERO_WORTH: usize = 1 << 18;
@@ -33,6 +35,9 @@ struct Machine {
     pool: Pool,
     /// Operand addresses of the running instruction.
     values: Vec<*mut u8>,
+    /// Ranges of the running collective.
+    pieces: Vec<Piece>,
+    communicator: Arc<dyn Communicator>,
 }
 
 // SAFETY: `values` holds addresses into the arenas that move with it, and is written anew by every instruction.
@@ -46,11 +51,27 @@ impl Cpu {
     /// # Errors
     /// R0202 for a program that reaches outside its memory, R0207, R0601.
     pub fn new(program: &Program, kernels: &Path, threads: usize) -> Result<Self, Error> {
+        Self::of_rank(program, kernels, threads, Arc::new(Solo::default()))
+    }
+
+    /// As [`Self::new`], for one rank of several.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`]; R0802 for a program of another number of ranks, R0801.
+    pub fn of_rank(
+        program: &Program,
+        kernels: &Path,
+        threads: usize,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Self, Error> {
+        check_world(program, &*communicator)?;
         let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
         lower::check_memory(program).map_err(malformed)?;
-        let mut arenas = Arenas::new(program)?;
+        let teams = teams(program, communicator.rank());
+        let arenas = Arenas::new(program, &*communicator)?;
+        communicator.attach(&teams, arenas.ranges(), arenas.keep())?;
         let (library, functions) = load(program, kernels)?;
-        let mut lowering = Lowering { program, arenas: &mut arenas, functions: &functions };
+        let mut lowering = Lowering { program, arenas: &arenas, functions: &functions, teams: &teams };
         let train = lowering.entry(&program.train).map_err(malformed)?;
         let evaluate = lowering.entry(&program.evaluate).map_err(malformed)?;
         let logits = program.logits.as_ref().map(|e| lowering.entry(e)).transpose().map_err(malformed)?;
@@ -64,7 +85,12 @@ impl Cpu {
             refresh,
             buffers: program.buffers.clone(),
             arenas,
-            machine: Machine { pool: Pool::new(threads), values: Vec::with_capacity(most) },
+            machine: Machine {
+                pool: Pool::new(threads),
+                values: Vec::with_capacity(most),
+                pieces: Vec::new(),
+                communicator,
+            },
             ended: VecDeque::new(),
             _library: library,
         })
@@ -73,6 +99,17 @@ impl Cpu {
     fn buffer(&self, id: BufferId) -> Result<&Buffer, Error> {
         self.buffers.get(id.0 as usize).ok_or_else(|| outside(&format!("buffer {}", id.0)))
     }
+}
+
+/// A program runs with as many ranks as it was built for.
+pub(crate) fn check_world(program: &Program, communicator: &dyn Communicator) -> Result<(), Error> {
+    let (built, found) = (program.world(), communicator.world());
+    if built == found {
+        return Ok(());
+    }
+    let command =
+        format!("start it with `--ranks {built}`, or build it again with `parallel = mesh(data: {found})`");
+    Err(Error::WorldMismatch { built, found, command })
 }
 
 fn outside(what: &str) -> Error {
@@ -108,8 +145,7 @@ impl Device for Cpu {
             EntryKind::Logits => self.logits.as_ref().ok_or(Error::NoLogits)?,
             EntryKind::Refresh => &self.refresh,
         };
-        self.machine.block(calls, Counters::default());
-        Ok(())
+        self.machine.block(calls, Counters::default())
     }
 
     fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
@@ -156,30 +192,55 @@ impl Device for Cpu {
 }
 
 impl Machine {
-    fn block(&mut self, calls: &[Call], counters: Counters) {
-        for call in calls {
-            match call {
-                Call::Launch(launch) => {
-                    let parts = launch.parts(self.pool.threads());
-                    let bound = launch.bind(counters, &mut self.values);
-                    self.pool.run(parts, &|part| bound.call_part(part, parts));
+    fn block(&mut self, calls: &[Call], counters: Counters) -> Result<(), Error> {
+        calls.iter().try_for_each(|call| self.one(call, counters))
+    }
+
+    fn one(&mut self, call: &Call, counters: Counters) -> Result<(), Error> {
+        match call {
+            Call::Launch(launch) => {
+                let parts = launch.parts(self.pool.threads());
+                let bound = launch.bind(counters, &mut self.values);
+                self.pool.run(parts, &|part| bound.call_part(part, parts));
+            }
+            Call::Gemm(gemm) => gemm.run(&mut self.pool, counters, &mut self.values),
+            Call::Zero { at, bytes } => self.zero(at, *bytes, counters),
+            Call::Collective(collective) => self.collective(collective, counters)?,
+            Call::At { when, call } => {
+                let n = match when.over {
+                    Over::Turns => counters.turn,
+                    Over::MicroBatches => counters.micro,
+                };
+                if when.holds(n) {
+                    self.one(call, counters)?;
                 }
-                Call::Gemm(gemm) => gemm.run(&mut self.pool, counters, &mut self.values),
-                Call::Zero { at, bytes } => self.zero(at, *bytes, counters),
-                Call::Turns { count, reverse, body } => {
-                    for i in 0..*count {
-                        let turn = if *reverse { count - 1 - i } else { i };
-                        self.block(body, Counters { turn, ..counters });
-                    }
+            }
+            Call::Turns { count, reverse, body } => {
+                for i in 0..*count {
+                    let turn = if *reverse { count - 1 - i } else { i };
+                    self.block(body, Counters { turn, ..counters })?;
                 }
-                Call::MicroBatches { count, reverse, body } => {
-                    for i in 0..*count {
-                        let micro = if *reverse { count - 1 - i } else { i };
-                        self.block(body, Counters { micro, ..counters });
-                    }
+            }
+            Call::MicroBatches { count, reverse, body } => {
+                for i in 0..*count {
+                    let micro = if *reverse { count - 1 - i } else { i };
+                    self.block(body, Counters { micro, ..counters })?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn collective(&mut self, collective: &CollectiveCall, counters: Counters) -> Result<(), Error> {
+        let Self { pool, pieces, communicator, .. } = self;
+        collective.bind(counters, pieces);
+        let exchange = Exchange { kind: collective.kind, group: collective.group, pieces, stream: 0 };
+        communicator.exchange(&exchange, &mut |operands| {
+            if let Some(sum) = &collective.sum {
+                let (bound, parts) = (sum.on(operands), sum.parts(pool.threads()));
+                pool.run(parts, &|part| bound.call_part(part, parts));
+            }
+        })
     }
 
     fn zero(&mut self, at: &Address, bytes: usize, counters: Counters) {

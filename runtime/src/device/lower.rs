@@ -1,11 +1,12 @@
 //! From a program's instructions to calls: ids become addresses and functions, and every bound is checked, once.
 
 use super::arena::{Arenas, element_bytes};
-use super::call::{Address, Call, KernelFn, LaunchCall, Operand};
+use super::call::{Address, Call, CollectiveCall, KernelFn, LaunchCall, Operand, PartCall, SharedPlace};
 use super::gemm::{Epilogue, GemmCall, Side, Stored};
+use crate::communicator::{Kind, Team};
 use dspc_program::{
-    Action, Arg, Buffer, BufferId, ElementType, Entry, Extent, Gemm, Instruction, KernelEntry, KernelId,
-    Matrix, Over, Place, Program,
+    Action, Arg, Buffer, BufferId, Collective, CollectiveKind, ElementType, Entry, Extent, Gemm, Instruction,
+    KernelEntry, KernelId, Matrix, Over, Part, Place, Program, When,
 };
 
 /// Why a program cannot run.
@@ -34,8 +35,10 @@ fn buffer_bytes(buffer: &Buffer) -> Option<u64> {
 /// Looks up what instructions name.
 pub(super) struct Lowering<'a> {
     pub(super) program: &'a Program,
-    pub(super) arenas: &'a mut Arenas,
+    pub(super) arenas: &'a Arenas,
     pub(super) functions: &'a [KernelFn],
+    /// This rank's teams.
+    pub(super) teams: &'a [Team],
 }
 
 impl<'a> Lowering<'a> {
@@ -46,7 +49,9 @@ impl<'a> Lowering<'a> {
     fn block(&mut self, body: &[Instruction]) -> Result<Vec<Call>, Reason> {
         body.iter()
             .map(|instruction| {
-                self.action(&instruction.action).map_err(|reason| format!("{}: {reason}", instruction.origin))
+                let call = self.action(&instruction.action);
+                let call = call.and_then(|call| at(instruction.when, call));
+                call.map_err(|reason| format!("{}: {reason}", instruction.origin))
             })
             .collect()
     }
@@ -57,11 +62,14 @@ impl<'a> Lowering<'a> {
             Action::Gemm(gemm) => self.gemm(gemm).map(|call| Call::Gemm(Box::new(call))),
             Action::Zero { at } => {
                 let (buffer, at) = (self.buffer(at.buffer)?, *at);
-                let elements = buffer.elements.checked_sub(at.elements).ok_or("zeroes nothing")?;
+                let rest = buffer.elements.checked_sub(at.elements).ok_or("zeroes nothing")?;
+                let elements = at.shard.map_or(rest, |shard| shard.elements);
                 let bytes = elements * element_bytes(buffer.dtype);
                 Ok(Call::Zero { at: self.address(at, elements)?, bytes: bytes as usize })
             }
-            Action::Collective(_) => Err("ranks that talk to one another".into()),
+            Action::Collective(collective) => {
+                self.collective(collective).map(|call| Call::Collective(Box::new(call)))
+            }
             Action::Loop { over, count, reverse, body } => {
                 let (count, reverse, body) = (*count, *reverse, self.block(body)?);
                 Ok(match over {
@@ -105,6 +113,64 @@ impl<'a> Lowering<'a> {
         Ok(LaunchCall { function, items, grain, operands })
     }
 
+    fn collective(&mut self, collective: &Collective) -> Result<CollectiveCall, Reason> {
+        let team = self.teams.get(collective.group as usize).ok_or("a collective of no group")?;
+        let parts = collective.parts.iter().map(|part| self.part(collective, team, part));
+        let parts = parts.collect::<Result<Vec<_>, Reason>>()?;
+        let (kind, sum) = match collective.kind {
+            CollectiveKind::AllGather => (Kind::AllGather, None),
+            CollectiveKind::ReduceScatter { sum, tree } => {
+                (Kind::ReduceScatter { tree }, Some(self.sum(sum, team, &parts)?))
+            }
+        };
+        Ok(CollectiveCall { kind, group: collective.group, parts, sum })
+    }
+
+    fn part(&mut self, collective: &Collective, team: &Team, part: &Part) -> Result<PartCall, Reason> {
+        let whole = part.elements.checked_mul(team.members.len() as u64).ok_or("a collective without end")?;
+        let (given, taken) = match collective.kind {
+            CollectiveKind::ReduceScatter { .. } => (whole, part.elements),
+            CollectiveKind::AllGather => (part.elements, whole),
+        };
+        let dtype = self.buffer(part.from.buffer)?.dtype;
+        if self.buffer(part.to.buffer)?.dtype != dtype {
+            return Err("a collective between element types".into());
+        }
+        let mut shared = |place: Place, elements: u64| {
+            let buffer = self.buffer(place.buffer)?;
+            let shard = place.shard.filter(|shard| shard.group == collective.group);
+            let step = shard.map_or(0, |shard| shard.elements * element_bytes(buffer.dtype)) as usize;
+            let base = self.arenas.ranges()[buffer.arena as usize].address;
+            let at = self.address(place, elements)?;
+            Ok::<_, Reason>(SharedPlace { at, arena: buffer.arena, base, step, index: team.index })
+        };
+        let (from, to) = (shared(part.from, given)?, shared(part.to, taken)?);
+        let bytes = (part.elements * element_bytes(dtype)) as usize;
+        Ok(PartCall { from, to, elements: part.elements as usize, dtype, bytes })
+    }
+
+    /// The kernel that adds up a shard of every member.
+    fn sum(&self, id: KernelId, team: &Team, parts: &[PartCall]) -> Result<LaunchCall, Reason> {
+        let (kernel, function) = self.kernel(id)?;
+        if kernel.operands.len() != team.members.len() + 1 || kernel.uses_turn {
+            return Err(format!("`{}` does not add up {} shards", kernel.symbol, team.members.len()));
+        }
+        for operand in &kernel.operands {
+            let reached = match operand.extent {
+                Extent::Rows { rows, cols, stride } => span(rows, cols, stride),
+                Extent::Slot => Some(0),
+            };
+            let fits = |part: &PartCall| {
+                part.dtype == operand.dtype && reached.is_some_and(|n| n <= part.elements as u64)
+            };
+            if !parts.iter().all(fits) {
+                return Err(format!("`{}` does not add up shards of these sizes and types", kernel.symbol));
+            }
+        }
+        let (items, grain) = (whole(kernel.items)?, whole(kernel.grain)?);
+        Ok(LaunchCall { function, items, grain, operands: Box::default() })
+    }
+
     fn gemm(&mut self, gemm: &Gemm) -> Result<GemmCall, Reason> {
         if gemm.fused.is_some() {
             return Err("a product that does what only a GPU's does".into());
@@ -146,7 +212,7 @@ impl<'a> Lowering<'a> {
 
     /// A place from which `elements` are reached.
     fn address(&mut self, place: Place, elements: u64) -> Result<Address, Reason> {
-        address(self.program, place, elements, |buffer| self.arenas.address(buffer))
+        address_of(self.program, self.teams, place, elements, |buffer| self.arenas.address(buffer))
     }
 
     fn buffer(&self, id: BufferId) -> Result<&'a Buffer, Reason> {
@@ -160,9 +226,29 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// A place from which `elements` are reached; `start` is the first byte of a buffer's slot 0.
+/// An instruction that is done at some turns alone.
+fn at(when: Option<When>, call: Call) -> Result<Call, Reason> {
+    match when {
+        None => Ok(call),
+        Some(when) if when.at < when.every => Ok(Call::At { when, call: Box::new(call) }),
+        Some(_) => Err("turns that there are none of".into()),
+    }
+}
+
+/// A place from which `elements` are reached, on a rank alone; `start` is the first byte of a buffer's slot 0.
 pub(super) fn address(
     program: &Program,
+    place: Place,
+    elements: u64,
+    start: impl FnOnce(&Buffer) -> *mut u8,
+) -> Result<Address, Reason> {
+    address_of(program, &[], place, elements, start)
+}
+
+/// A place from which `elements` are reached, on a rank with these teams.
+pub(super) fn address_of(
+    program: &Program,
+    teams: &[Team],
     place: Place,
     elements: u64,
     start: impl FnOnce(&Buffer) -> *mut u8,
@@ -172,18 +258,24 @@ pub(super) fn address(
     let size = element_bytes(buffer.dtype);
     let follows = place.turn || place.micro;
     let slot = if follows { buffer.slots - 1 } else { place.add % buffer.slots };
-    let end = place
-        .elements
-        .checked_add(elements)
+    let shard = match place.shard {
+        None => Some(0),
+        Some(shard) => {
+            let team = teams.get(shard.group as usize).ok_or("a shard of no group")?;
+            shard.elements.checked_mul(team.index as u64)
+        }
+    };
+    let skipped = shard.and_then(|shard| shard.checked_add(place.elements));
+    let end = skipped
+        .and_then(|e| e.checked_add(elements))
         .and_then(|e| e.checked_mul(size))
         .and_then(|e| e.checked_add(slot.checked_mul(buffer.stride)?))
         .and_then(|e| e.checked_add(buffer.offset));
     let arena = &program.arenas[buffer.arena as usize];
-    if end.is_none_or(|end| end > arena.bytes) {
-        return Err(format!("reaches past `{}` and its arena", buffer.name));
-    }
+    let skipped = skipped.filter(|_| end.is_some_and(|end| end <= arena.bytes));
+    let skipped = skipped.ok_or_else(|| format!("reaches past `{}` and its arena", buffer.name))?;
     Ok(Address {
-        base: start(buffer).wrapping_add((place.elements * size) as usize),
+        base: start(buffer).wrapping_add((skipped * size) as usize),
         stride: buffer.stride as usize,
         slots: buffer.slots,
         add: place.add % buffer.slots,
