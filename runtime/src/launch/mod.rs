@@ -6,6 +6,7 @@
 pub mod discover;
 mod error;
 mod nodelist;
+pub mod rendezvous;
 
 #[cfg(test)]
 pub(crate) use error::examples;
