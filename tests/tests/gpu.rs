@@ -6,14 +6,16 @@
     reason = "a panic is the report, a line says what did not run"
 )]
 
-use std::path::Path;
+#[path = "../../runtime/tests/support/agree.rs"]
+mod agree;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use dspc::passes;
 use dspc_program::Family;
-use dspc_runtime::device::cuda::{Card, libraries};
-use dspc_runtime::device::{Algorithms, DeviceOptions};
-use dspc_runtime::{Artifact, Session, artifact};
-use dspc_tests::{compile_text, file, hash};
+use dspc_runtime::{Artifact, artifact};
+use dspc_tests::{compile_text, file};
 
 /// Products, norms, GELU, embeddings, dropout, ties, accumulation; no attention.
 const SPEC: &str = r#"
@@ -47,91 +49,62 @@ precision = bf16
 train { batch: 4  micro_batch: 2  steps: 40  clip: 1.0 }
 "#;
 
-fn card() -> Option<Card> {
-    let found = Card::find().and_then(|card| libraries::cublaslt().map(|_| card));
-    found.inspect_err(|error| eprintln!("SKIPPED: {error}")).ok()
-}
-
-fn built(text: &str, family: Family, target: &str, folder: &Path) -> Artifact {
+fn build(text: &str, family: Family, target: &str, directory: &Path) {
     let compiled = compile_text(&file("cli/commands.in/mixer.dsp"), text);
     let lowered = match family {
         Family::Cpu => compiled.lowered,
         Family::Cuda => passes::lower(compiled.spec(), &compiled.front.sources, None, family).unwrap(),
     };
-    let directory = folder.join(format!("{target}.dspx"));
-    dspc::build::write(&[lowered], &[target.to_string()], &directory).unwrap();
-    artifact::read(&directory, family).unwrap()
+    dspc::build::write(&[lowered], &[target.to_string()], directory).unwrap();
 }
 
-fn ids(step: u64) -> (Vec<i32>, Vec<i32>) {
-    let id = |i: u64| (hash(i, step) % 256) as i32;
-    let target = |i: u64| if i % 7 == 3 { -100 } else { id(i + 1) };
-    ((0..4 * 24).map(id).collect(), (0..4 * 24).map(target).collect())
-}
-
-/// Steps on both devices: losses within `tolerance` of each other, relative; and two sessions on the GPU with the same bits.
-fn agree(text: &str, tolerance: f32) {
-    let Some(card) = card() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let target = card.targets().unwrap()[0];
-    let options = DeviceOptions {
-        threads: 1,
-        cache_dir: folder.path().into(),
-        lock: folder.path().join("dspc.lock"),
-        algorithms: Algorithms::Measure,
+/// Builds a text for both devices and compares them; or, where `DSPC_GPU_PROGRAMS` names a folder, leaves the programs there for a host that
+/// has a GPU and no compiler (`programs_on_gpu.rs` of the runtime).
+fn agree(name: &str, text: &str, tolerance: f32) {
+    let both = |folder: &Path, gpu_target: &str| -> [PathBuf; 2] {
+        let paths = ["cpu", "gpu"].map(|kind| folder.join(format!("{name}.{kind}.dspx")));
+        build(text, Family::Cpu, "cpu:x86-64-v3", &paths[0]);
+        build(text, Family::Cuda, gpu_target, &paths[1]);
+        paths
     };
-    let cpu = built(text, Family::Cpu, "cpu", folder.path());
-    let gpu = built(text, Family::Cuda, target, folder.path());
-    let mut cpu = Session::new(&cpu.program, cpu.cpu(2).unwrap()).unwrap();
-    let mut gpus = [0, 1].map(|_| Session::new(&gpu.program, gpu.cuda(&options).unwrap()).unwrap());
-    for step in 0..40 {
-        let (tokens, targets) = ids(step % 5);
-        let want = cpu.step(&tokens, &targets).unwrap();
-        let got = gpus.each_mut().map(|session| session.step(&tokens, &targets).unwrap());
-        assert_eq!(got[0], got[1], "the same bits on the same card");
-        let close = |got: f32, want: f32, tolerance: f32, what: &str| {
-            assert!((got - want).abs() <= tolerance * want.abs(), "step {step}: {what} {got}, not {want}");
-        };
-        close(got[0].loss, want.loss, tolerance, "loss");
-        close(got[0].grad_norm.unwrap(), want.grad_norm.unwrap(), 10.0 * tolerance, "norm");
-        assert!(got[0].finite && got[0].learning_rate == want.learning_rate);
-        assert_eq!(got[0].loss_scale, want.loss_scale, "step {step}");
+    if let Some(folder) = std::env::var_os("DSPC_GPU_PROGRAMS").map(PathBuf::from) {
+        let chip = std::env::var("DSPC_GPU_CHIP").unwrap_or_else(|_| "sm_90a".into());
+        std::fs::create_dir_all(&folder).unwrap();
+        both(&folder, &chip);
+        let list = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("tolerances.txt"));
+        list.unwrap().write_all(format!("{name} {tolerance}\n").as_bytes()).unwrap();
+        return;
     }
-    let (tokens, targets) = ids(0);
-    let half = tokens.len() / 2;
-    let want = cpu.evaluate(&tokens[..half], &targets[..half]).unwrap();
-    let got = gpus[0].evaluate(&tokens[..half], &targets[..half]).unwrap();
-    assert!((got - want).abs() <= 10.0 * tolerance * want, "evaluation: {got}, not {want}");
-    let (want, got) = (cpu.logits(&tokens[..5]).unwrap(), gpus[0].logits(&tokens[..5]).unwrap());
-    let largest = want.iter().fold(0f32, |most, x| most.max(x.abs()));
-    for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() <= 30.0 * tolerance * largest, "a logit: {got}, not {want}");
-    }
+    let Some(card) = agree::card() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [cpu, gpu] = both(folder.path(), card.targets().unwrap()[0]);
+    let read = |path: &Path, family| -> Artifact { artifact::read(path, family).unwrap() };
+    agree::agree(&read(&cpu, Family::Cpu), &read(&gpu, Family::Cuda), folder.path(), tolerance);
 }
 
 #[test]
 fn a_gpu_trains_as_the_cpu_does() {
-    agree(SPEC, 1e-4);
+    agree("mixer", SPEC, 1e-4);
 }
 
 #[test]
 fn a_gpu_trains_gpt2_in_bf16_as_the_cpu_does() {
-    agree(GPT2, 2e-3);
+    agree("bf16", GPT2, 2e-3);
 }
 
 #[test]
 fn a_gpu_trains_gpt2_in_fp16_as_the_cpu_does() {
     let scaled = "precision = fp16(loss_scale: dynamic(start: 4096, window: 10))";
-    agree(&GPT2.replace("precision = bf16", scaled), 1e-3);
+    agree("fp16", &GPT2.replace("precision = bf16", scaled), 1e-3);
 }
 
 #[test]
 fn a_gpu_sums_gradients_in_bf16_as_the_cpu_does() {
-    agree(&GPT2.replace("precision = bf16", "precision = bf16(accumulate: bf16)"), 4e-3);
+    agree("bf16_sums", &GPT2.replace("precision = bf16", "precision = bf16(accumulate: bf16)"), 4e-3);
 }
 
 /// The CPU has no TF32: its products are those of single precision.
 #[test]
 fn a_gpu_trains_in_tf32_as_the_cpu_does() {
-    agree(&format!("{SPEC}precision = tf32\n"), 3e-3);
+    agree("tf32", &format!("{SPEC}precision = tf32\n"), 3e-3);
 }

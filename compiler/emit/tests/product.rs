@@ -216,8 +216,11 @@ fn products_agree_with_their_reading() {
         let description = Kernel::Product(kernel.clone());
         let (ptx, launches) = ptx_of(std::slice::from_ref(&description), gpu.chip);
         let before = operands(&kernel, &mut numbers);
-        let want = reading(&kernel, &before);
         let (got, _) = gpu.load(&ptx).run(&launches[0], &[], &before, None, 1);
+        if gpu.only_records() {
+            continue;
+        }
+        let want = reading(&kernel, &before);
         let named = if kernel.workspace_elements() > 0 { before.len() - 1 } else { before.len() };
         for (i, (got, want)) in got.iter().zip(&want).enumerate().take(named) {
             // Factors are near k^-1/4, so a sum's terms are near k^-1/2, and an f32 sum of k of them is out by k^1/2 units.

@@ -1,23 +1,38 @@
-//! A GPU through its driver, found at run time: enough to load PTX and call it.
+//! A GPU through its driver, found at run time: enough to load PTX and call it. Or none, and calls are written down instead, for a host
+//! that has one.
 
 use super::operand::Operand;
+use super::record::Recorder;
 use dspc_emit::GpuChip;
 use dspc_graph::ir::DType;
 use dspc_program::{GpuLaunch, TensorMap};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
-/// The first GPU, with its context current.
+/// The first GPU, with its context current, or the folder that stands for it.
 pub struct Gpu {
-    driver: libloading::Library,
+    place: Place,
     /// The newest generation of ours that it runs.
     pub chip: GpuChip,
 }
 
+enum Place {
+    Card(Card),
+    Folder(Recorder),
+}
+
+struct Card {
+    driver: libloading::Library,
+}
+
 /// Loaded PTX.
 pub struct Module<'g> {
-    gpu: &'g Gpu,
-    handle: *mut c_void,
+    place: Loaded<'g>,
+}
+
+enum Loaded<'g> {
+    Card(&'g Card, *mut c_void),
+    Folder(&'g Recorder, usize),
 }
 
 macro_rules! call {
@@ -31,9 +46,19 @@ macro_rules! call {
     }};
 }
 
+/// A tensor map as the driver writes it.
+#[repr(C, align(64))]
+struct Encoded([u8; 128]);
+
+const CANARY: u8 = 0xA5;
+const AFTER: usize = 256;
+
 impl Gpu {
-    /// None without a driver or a GPU that we write PTX for.
+    /// The folder in `DSPC_GPU_CASES` where there is one; else None without a driver or a GPU that we write PTX for.
     pub fn find() -> Option<Self> {
+        if let Some(recorder) = Recorder::from_environment() {
+            return Some(Gpu { chip: recorder.chip, place: Place::Folder(recorder) });
+        }
         // SAFETY: NVIDIA's driver, which initialises nothing until asked to.
         let driver = unsafe { libloading::Library::new("libcuda.so.1").ok()? };
         // SAFETY: the driver's own signature.
@@ -54,11 +79,47 @@ impl Gpu {
             (8.., _) => GpuChip::Sm80,
             _ => return None,
         };
-        Some(Gpu { driver, chip })
+        Some(Gpu { place: Place::Card(Card { driver }), chip })
+    }
+
+    /// Whether calls are only written down: what they give then says nothing.
+    pub fn only_records(&self) -> bool {
+        matches!(self.place, Place::Folder(_))
     }
 
     /// Loads PTX.
     pub fn load(&self, ptx: &str) -> Module<'_> {
+        let place = match &self.place {
+            Place::Card(card) => Loaded::Card(card, card.load(ptx)),
+            Place::Folder(recorder) => Loaded::Folder(recorder, recorder.load(ptx)),
+        };
+        Module { place }
+    }
+}
+
+impl Module<'_> {
+    /// Calls a kernel with operands copied in and results copied out; a canary follows each. `repeats` calls, and the best of their times in seconds.
+    pub fn run(
+        &self,
+        launches: &[GpuLaunch],
+        inputs: &[Operand],
+        outputs: &[Operand],
+        turn: Option<u64>,
+        repeats: u32,
+    ) -> (Vec<Operand>, f64) {
+        match &self.place {
+            Loaded::Card(card, module) => card.run(*module, launches, inputs, outputs, turn, repeats),
+            Loaded::Folder(recorder, module) => {
+                recorder.call(*module, launches, inputs, outputs, turn);
+                let numbers = |o: &Operand| o.values.iter().map(|x| if x.is_nan() { 0.0 } else { *x }).collect();
+                (outputs.iter().map(|o| Operand { dtype: o.dtype, values: numbers(o) }).collect(), 0.0)
+            }
+        }
+    }
+}
+
+impl Card {
+    fn load(&self, ptx: &str) -> *mut c_void {
         let text = CString::new(ptx).unwrap();
         let mut handle = null_mut();
         call!(
@@ -67,7 +128,7 @@ impl Gpu {
             (*mut *mut c_void, *const c_char),
             (&mut handle, text.as_ptr())
         );
-        Module { gpu: self, handle }
+        handle
     }
 
     /// A view of an operand that lies at an address.
@@ -131,54 +192,46 @@ impl Gpu {
         call!(self.driver, "cuMemFree_v2", (u64), (at));
         bytes
     }
-}
 
-/// A tensor map as the driver writes it.
-#[repr(C, align(64))]
-struct Encoded([u8; 128]);
-
-const CANARY: u8 = 0xA5;
-const AFTER: usize = 256;
-
-impl Module<'_> {
-    /// A function of the module, allowed this much dynamic shared memory.
-    fn function(&self, launch: &GpuLaunch) -> *mut c_void {
-        let driver = &self.gpu.driver;
+    /// A function of a module, allowed this much dynamic shared memory.
+    fn function(&self, module: *mut c_void, launch: &GpuLaunch) -> *mut c_void {
+        let driver = &self.driver;
         let mut function = null_mut::<c_void>();
         let name = CString::new(launch.symbol.as_str()).unwrap();
         call!(
             driver,
             "cuModuleGetFunction",
             (*mut *mut c_void, *mut c_void, *const c_char),
-            (&mut function, self.handle, name.as_ptr())
+            (&mut function, module, name.as_ptr())
         );
         let shared = launch.shared as c_int;
         call!(driver, "cuFuncSetAttribute", (*mut c_void, c_int, c_int), (function, 8, shared));
         function
     }
 
-    /// Calls a kernel with operands copied in and results copied out; a canary follows each. `repeats` calls, and the best of their times in seconds.
-    pub fn run(
+    fn run(
         &self,
+        module: *mut c_void,
         launches: &[GpuLaunch],
         inputs: &[Operand],
         outputs: &[Operand],
         turn: Option<u64>,
         repeats: u32,
     ) -> (Vec<Operand>, f64) {
-        let driver = &self.gpu.driver;
-        let functions: Vec<*mut c_void> = launches.iter().map(|launch| self.function(launch)).collect();
+        let driver = &self.driver;
+        let functions: Vec<*mut c_void> =
+            launches.iter().map(|launch| self.function(module, launch)).collect();
         let padded = |o: &Operand| {
             let mut bytes = o.bytes();
             bytes.resize(bytes.len() + AFTER, CANARY);
             bytes
         };
         let mut values: Vec<u64> =
-            inputs.iter().chain(outputs).map(|o| self.gpu.upload(&padded(o))).collect();
+            inputs.iter().chain(outputs).map(|o| self.upload(&padded(o))).collect();
         values.extend(turn);
         let dtype = |operand: u32| inputs.iter().chain(outputs).nth(operand as usize).unwrap().dtype;
         let of_launch = |launch: &GpuLaunch| -> Vec<Encoded> {
-            let encode = |m: &TensorMap| self.gpu.encode(m, dtype(m.operand), values[m.operand as usize]);
+            let encode = |m: &TensorMap| self.encode(m, dtype(m.operand), values[m.operand as usize]);
             launch.maps.iter().map(encode).collect()
         };
         let mut maps: Vec<Vec<Encoded>> = launches.iter().map(of_launch).collect();
@@ -226,7 +279,7 @@ impl Module<'_> {
         let mut results = vec![];
         for (operand, &at) in inputs.iter().chain(outputs).zip(&values) {
             let size = operand.bytes().len();
-            let bytes = self.gpu.download(at, size + AFTER);
+            let bytes = self.download(at, size + AFTER);
             assert!(
                 bytes[size..].iter().all(|&b| b == CANARY),
                 "{} writes after an operand's last element",

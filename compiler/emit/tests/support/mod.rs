@@ -11,3 +11,4 @@ pub mod operand;
 pub mod ptxas;
 pub mod random;
 pub mod reading;
+pub mod record;
