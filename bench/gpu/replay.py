@@ -4,7 +4,8 @@
     replay.py CASES --assemble CUBINS            # once, where there is ptxas: loading is then quick
     compute-sanitizer replay.py CASES --cubins CUBINS --part 0/4 --seconds 60
 
-Operands are allocated to the byte, so that a step past an end is seen. Results are not looked at: the tests of the kernels do that.
+Operands are allocated to the last 16 bytes that hold an element of theirs, which kernels may read whole, and no further, so that a step
+past an end is seen. Results are not looked at: the tests of the kernels do that.
 """
 
 import argparse
@@ -75,9 +76,9 @@ PATTERNS = {dtype: pattern(dtype) for dtype in ("f32", "bf16", "f16")}
 
 
 def content(operand):
-    size = operand["count"] * BYTES[operand["dtype"]]
+    size = -(-operand["count"] * BYTES[operand["dtype"]] // 16) * 16
     if "bytes" in operand:
-        return size, bytes.fromhex(operand["bytes"])
+        return size, bytes.fromhex(operand["bytes"]).ljust(size, b"\0")
     if operand.get("fill") == "nothing":
         return size, None
     numbers = PATTERNS[operand["dtype"]]

@@ -28,7 +28,7 @@ def shown(output):
         found = FOUND.match(line)
         if found and not found[1].startswith("Saved host"):
             place = next((l[10:].strip() for l in lines[at + 1 : at + 3] if l.startswith("=========     ")), "")
-            kind = re.sub(r"0x[0-9a-f]+|\d+", "#", found[1]) + re.sub(r"\+0x.*", "", place)
+            kind = re.sub(r"0x[0-9a-f]+|\d+", "#", found[1]) + re.sub(r"\+0x.*", "", place) + call
             seen[kind] = seen.get(kind, 0) + 1
             if seen[kind] == 1:
                 blocks.append(f"{found[1][:160]} | {place[:160]} | {call[:200]}")
@@ -68,6 +68,7 @@ def main():
     args.add_argument("--work", type=pathlib.Path, required=True)
     args.add_argument("--results", type=pathlib.Path, required=True)
     args.add_argument("--tools", default="memcheck,racecheck,initcheck,synccheck")
+    args.add_argument("--chip", default="sm_90a", help="that the cases are built for")
     args.add_argument("--budget", type=float, default=1e9)
     args.add_argument("--limit", type=float, default=300, help="seconds for each process")
     args.add_argument("--parts", type=int, default=3, help="processes among which a tool's calls are dealt")
@@ -81,7 +82,7 @@ def main():
     jobs = []
     if (cases / "calls.jsonl").exists():
         begun = time.monotonic()
-        subprocess.run([sys.executable, HERE / "replay.py", cases, "--assemble", cubins], check=False)
+        subprocess.run([sys.executable, HERE / "replay.py", cases, "--assemble", cubins, "--chip", args.chip], check=False)
         print(f"    in {time.monotonic() - begun:.0f} s", flush=True)
         for tool in args.tools.split(","):
             for part in range(args.parts):

@@ -6,7 +6,7 @@ import pathlib
 import re
 import sys
 
-from works import WORKS
+from works import MEASURES, WORKS
 
 # `name   12.3 us   2.65 TB/s`, as the timings of kernels print it.
 KERNEL = re.compile(r"^(.*?)\s+([\d.]+) us\s+([\d.]+) (TB/s|TFLOP/s)")
@@ -39,9 +39,9 @@ def losses(folder):
     records = {r["spec"]: r for r in lines(folder, "losses")}
     if not records:
         return
-    print("losses against PyTorch in fp32, relative (in brackets the bound; beside it PyTorch's own autocast)")
+    print("losses against PyTorch in fp32, relative (in brackets the bound; PyTorch's own autocast; fp32 again)")
     for r in records.values():
-        cells = [f"{key} {r['dspc'][key]:.1e} ({r['bound'][key]:.0e}; {r.get('autocast', {}).get(key, '-')})" for key in ("first", "rms", "bias")]
+        cells = [f"{key} {r['dspc'][key]:.1e} ({r['bound'][key]:.0e}; {r['autocast'][key]}; {r['itself'][key]})" for key in MEASURES]
         print(f"  {r['spec']:<12}{len(r['ours'])} steps  {'  '.join(cells)}  {'held' if r['held'] else 'NOT HELD'}")
 
 

@@ -2,10 +2,10 @@
 """The losses of a dspc run as PyTorch computes them: the same initial weights, the same batches, the same settings.
 
     dspc run SPEC.dsp --max-steps 0 --out RUN        # writes RUN/checkpoint-0, the initial weights
-    torch_losses.py RUN/checkpoint-0 --tokens CACHE --precision fp32 bf16
+    torch_losses.py RUN/checkpoint-0 --tokens CACHE --precision fp32 again bf16
 
 CACHE is the folder where dspc keeps token files. Prints one JSON object: the loss of each step, before its update, in each precision
-asked for (fp32 throughout; bf16 and fp16 as autocast gives them). The spec's learning rate must be constant.
+asked for (fp32 throughout, `again` once more; bf16 and fp16 as autocast gives them). The spec's learning rate must be constant.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main():
     args.add_argument("checkpoint", type=pathlib.Path)
     args.add_argument("--tokens", type=pathlib.Path, required=True, help="folder of dspc's token files")
     args.add_argument("--steps", type=int, default=100)
-    args.add_argument("--precision", nargs="+", choices=["fp32", "bf16", "fp16"], default=["fp32"])
+    args.add_argument("--precision", nargs="+", choices=["fp32", "again", "bf16", "fp16"], default=["fp32"])
     args.add_argument("--loss-scale", type=float, default=4096.0, help="for fp16")
     args.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     args = args.parse_args()

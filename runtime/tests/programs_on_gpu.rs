@@ -24,13 +24,17 @@ fn programs_built_elsewhere_agree_with_the_cpu() {
     let tolerances = std::fs::read_to_string(folder.join("tolerances.txt")).unwrap();
     for line in tolerances.lines() {
         let (name, tolerance) = line.split_once(' ').unwrap();
-        eprintln!("{name}: losses within {tolerance}");
-        let read = |kind: &str, family| {
-            artifact::read(&folder.join(format!("{name}.{kind}.dspx")), family).unwrap()
-        };
+        eprintln!("{name}");
+        let read =
+            |kind: &str, family| artifact::read(&folder.join(format!("{name}.{kind}.dspx")), family).unwrap();
         let scratch = std::env::temp_dir().join(format!("dspc-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).unwrap();
-        agree::agree(&read("cpu", Family::Cpu), &read("gpu", Family::Cuda), &scratch, tolerance.parse().unwrap());
+        agree::agree(
+            &read("cpu", Family::Cpu),
+            &read("gpu", Family::Cuda),
+            &scratch,
+            tolerance.parse().unwrap(),
+        );
         std::fs::remove_dir_all(scratch).unwrap();
     }
 }

@@ -111,7 +111,8 @@ impl Module<'_> {
             Loaded::Card(card, module) => card.run(*module, launches, inputs, outputs, turn, repeats),
             Loaded::Folder(recorder, module) => {
                 recorder.call(*module, launches, inputs, outputs, turn);
-                let numbers = |o: &Operand| o.values.iter().map(|x| if x.is_nan() { 0.0 } else { *x }).collect();
+                let numbers =
+                    |o: &Operand| o.values.iter().map(|x| if x.is_nan() { 0.0 } else { *x }).collect();
                 (outputs.iter().map(|o| Operand { dtype: o.dtype, values: numbers(o) }).collect(), 0.0)
             }
         }
@@ -226,8 +227,7 @@ impl Card {
             bytes.resize(bytes.len() + AFTER, CANARY);
             bytes
         };
-        let mut values: Vec<u64> =
-            inputs.iter().chain(outputs).map(|o| self.upload(&padded(o))).collect();
+        let mut values: Vec<u64> = inputs.iter().chain(outputs).map(|o| self.upload(&padded(o))).collect();
         values.extend(turn);
         let dtype = |operand: u32| inputs.iter().chain(outputs).nth(operand as usize).unwrap().dtype;
         let of_launch = |launch: &GpuLaunch| -> Vec<Encoded> {
