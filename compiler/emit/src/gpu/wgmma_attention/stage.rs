@@ -147,8 +147,9 @@ impl Turn {
     }
 }
 
-/// Arrives at a barrier where the lane is the warp's first.
+/// Arrives at a barrier for a warp: its first lane, after what all its lanes have read.
 pub(super) fn arrive(f: &mut Function, is_first: Value, barrier: Value) {
+    f.warp_barrier();
     f.only_if(is_first, |f| f.barrier_arrive(barrier));
 }
 
