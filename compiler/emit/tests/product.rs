@@ -69,6 +69,12 @@ fn cases() -> Vec<ProductKernel> {
             }
         }
     }
+    // Column sums inside tiles of 128, 192 and 256 columns, in one part and in two.
+    for (shape, splits) in [([200, 136, 200], 2), ([1000, 3000, 72], 1), ([1024, 4096, 72], 1)] {
+        let plain = product(shape, [true, false], [Bf16, F32], 0);
+        let fused = Some(ProductFused::BiasGradient(F32));
+        all.push(ProductKernel { fused, splits, ..plain });
+    }
     let turned = product([40, 72, 96], [false, true], [Bf16, Bf16], 0);
     all.push(ProductKernel { c: matrix(Bf16, 40, 72, true, 0), ..turned });
     all
