@@ -137,6 +137,43 @@ fn scatter_add_sums_in_order() {
     }
 }
 
+/// An id that has many rows is summed by all warps of its block, and a long list is added up in parts: in another order, but the same one every time.
+#[test]
+fn scatter_add_divides_what_an_id_has_many_of() {
+    let Some(gpu) = find() else { return };
+    let mut numbers = Numbers(14);
+    for (rows, cols, out_rows, dtype) in
+        [(20_000, 64, 50_257, Bf16), (9001, 256, 3, F32), (12_000, 40, 1, F16), (6000, 1030, 1000, Bf16)]
+    {
+        let kernel = Kernel::ScatterAdd(ScatterAddKernel { rows, cols, out_rows, dtype, stride: cols });
+        let (text, launches) = gpu_module(&[("s".to_string(), &kernel)], gpu.chip).unwrap();
+        let module = gpu.load(&compile_ptx(&text, gpu.chip).unwrap());
+        let id = |n: u64, drawn: u64| if n.is_multiple_of(3) { out_rows / 2 } else { drawn };
+        let ids = Operand::new(I32, (0..rows).map(|n| id(n, numbers.below(out_rows)) as f64));
+        let x = Operand::new(dtype, (0..rows * cols).map(|_| numbers.normal()));
+        let out = Operand::new(F32, (0..out_rows * cols).map(|_| numbers.normal()));
+        let inputs = [ids.clone(), x.clone()];
+        let outputs = std::slice::from_ref(&out);
+        let (got, _) = module.run(&launches[0], &inputs, outputs, None, 1);
+        let (again, _) = module.run(&launches[0], &inputs, outputs, None, 1);
+        assert_eq!(got[0].bytes(), again[0].bytes());
+        let mut want = out.values.clone();
+        let mut sizes: Vec<f64> = out.values.iter().map(|x| x.abs()).collect();
+        for n in 0..rows {
+            for c in 0..cols {
+                let (to, x) =
+                    (ids.values[n as usize] as u64 * cols + c, x.values[(n * cols + c) as usize]);
+                want[to as usize] += x;
+                sizes[to as usize] += x.abs();
+            }
+        }
+        for ((got, want), size) in got[0].values.iter().zip(&want).zip(&sizes) {
+            let bound = 6e-8 * (4.0 + 2.0 * (rows as f64).sqrt()) * size;
+            assert!((got - want).abs() <= bound, "{rows}x{cols}: {got} but {want} ± {bound:.1e}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "timings"]
 fn timings() {

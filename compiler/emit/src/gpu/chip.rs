@@ -35,6 +35,14 @@ impl GpuChip {
         }
     }
 
+    /// Bytes of shared memory that a block may have on every card that runs its kernels: `sm_80` is of A100 and of smaller ones.
+    pub(crate) fn shared_bytes_max(self) -> u64 {
+        match self {
+            GpuChip::Sm90a => 227 << 10,
+            GpuChip::Sm80 | GpuChip::Sm120 => 99 << 10,
+        }
+    }
+
     /// By name.
     pub fn named(name: &str) -> Result<Self, EmitError> {
         Self::ALL

@@ -8,6 +8,8 @@ use dspc_kernel::describe::{RowKernel, Split, Target};
 const WARP_COLS_MAX: u64 = 2048;
 /// Elements a thread keeps in registers.
 const HELD_MAX: u64 = 64;
+/// The same of rows that have as many threads as share a multiprocessor well: longer ones are better kept in shared memory.
+const LONG_HELD_MAX: u64 = 32;
 
 /// Columns beyond which rows may be ragged.
 const RAGGED_COLS_MIN: u64 = 4096;
@@ -69,7 +71,10 @@ impl Layout {
             }
             Split::Rows if cols <= WARP_COLS_MAX => layout(32, 1),
             Split::Rows if cols <= 8192 => layout(256, 1),
-            Split::Rows => layout(512, 1),
+            Split::Rows => {
+                let layout = layout(512, 1);
+                Layout { held: layout.turns * u64::from(wide) <= LONG_HELD_MAX, ..layout }
+            }
             Split::Chunks(rows) => {
                 let threads = if has_rows { runs.next_multiple_of(32).clamp(32, 512) as u32 } else { 32 };
                 let across = if has_rows { 1 } else { runs.div_ceil(threads.into()) };
@@ -86,6 +91,18 @@ impl Layout {
 }
 
 impl Layout {
+    /// With twice the threads, where there are rows that fit once only into the memory for two blocks.
+    pub fn alone(self, kernel: &RowKernel) -> Self {
+        let threads = 2 * self.threads;
+        let runs = kernel.cols.div_ceil(self.wide.into());
+        Layout { threads, turns: runs.div_ceil(threads.into()), ..self }
+    }
+
+    /// Turns of which every thread's run is wholly inside a row.
+    pub fn whole_turns(&self, cols: u64) -> u64 {
+        cols / (u64::from(self.threads) * u64::from(self.wide))
+    }
+
     /// With as many rows at once as a block has threads for, and shared memory for their sums.
     fn in_groups(self, kernel: &RowKernel, rows: u64) -> Self {
         let fits = |groups: &u32| {

@@ -42,16 +42,6 @@ pub(super) fn load_packed(f: &mut Function, dtype: DType, pointer: Value, count:
     values
 }
 
-/// Writes what [`load_packed`] read.
-pub(super) fn store_packed(f: &mut Function, dtype: DType, packed: &[Value], pointer: Value) {
-    let element = stored(dtype);
-    for (i, &all) in packed.iter().enumerate() {
-        let step = f.index(i as u64 * u64::from(all.lanes()));
-        let at = if i == 0 { pointer } else { f.offset(pointer, step, element) };
-        f.store(all, at, u64::from(all.lanes()) * dtype.bytes());
-    }
-}
-
 /// A scalar for each element.
 pub(super) fn unpack(f: &mut Function, packed: &[Value]) -> Vec<Value> {
     let mut values = vec![];

@@ -60,7 +60,7 @@ pub(crate) fn gpu_function(
     chip: GpuChip,
 ) -> Result<(String, Vec<GpuLaunch>), EmitError> {
     match kernel {
-        Kernel::Row(kernel) => row::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch])),
+        Kernel::Row(kernel) => row::emit(symbol, kernel, chip).map(|(text, launch)| (text, vec![launch])),
         Kernel::ScatterAdd(kernel) => {
             scatter::emit(symbol, kernel).map(|(text, launch)| (text, vec![launch]))
         }

@@ -11,21 +11,26 @@ mod chunks;
 mod stash;
 
 use super::layout::Layout;
-use super::memory::{load, load_packed, store, store_packed, stored, unpack};
-use super::{attributes, launch};
+use super::memory::{load, store, stored};
+use super::{GpuChip, attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
 use crate::row::{Analysis, Draw, Level, Pass, Target as Machine};
 use crate::row::{draw_of, draws, known, mapped_row, reduce_pair, reduction};
-use crate::row::{emit_pure, for_result, neutral, uniform, uniform_quads};
+use crate::row::{
+    emit_pure, exp_of_distance, for_result, is_share, is_sum_of_shares, neutral, uniform, uniform_quads,
+};
 use chunks::{Ready, shared_sums};
 use dspc_graph::ir::DType;
-use dspc_graph::rowfn::{Access, Node, NodeId, ReduceFn};
+use dspc_graph::rowfn::{Access, BinaryFn, Node, NodeId, ReduceFn, UnaryFn};
 use dspc_kernel::describe::{RowKernel, Split, Target, Write};
 use dspc_program::GpuLaunch;
 use stash::{Stash, Stashed};
 
 /// Warps, and so rows, of a block of such rows.
 const WARPS: u32 = 4;
+/// Turns of a loop over a long row whose reads overlap: of one that lies in memory, and in shared memory.
+const TURNS_AT_ONCE: u64 = 4;
+const SHARED_AT_ONCE: u64 = 2;
 type Values = Vec<Value>;
 type Emitted<T> = Result<T, String>;
 
@@ -78,9 +83,14 @@ struct Run {
 }
 
 /// Writes a kernel, and how it is launched.
-pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaunch)> {
+pub(super) fn emit(symbol: &str, kernel: &RowKernel, chip: GpuChip) -> Emitted<(String, GpuLaunch)> {
     let analysis = Analysis::of(kernel, 0)?;
-    let layout = Layout::of(kernel, &analysis)?;
+    let mut layout = Layout::of(kernel, &analysis)?;
+    let shared_bytes = chip.shared_bytes_max();
+    let stash = Stash::of(kernel, &analysis, &layout, shared_bytes);
+    if stash.bytes > shared_bytes / 2 {
+        layout = layout.alone(kernel);
+    }
     let mut types =
         vec![Type::scalar(Element::Pointer(Space::Global)); kernel.reads.len() + kernel.writes.len()];
     if kernel.uses_turn() {
@@ -113,7 +123,6 @@ pub(super) fn emit(symbol: &str, kernel: &RowKernel) -> Emitted<(String, GpuLaun
     let sums_symbol = format!("{symbol}.sums");
     let sums = group.is_some().then(|| shared_sums(&mut f, &sums_symbol));
     let (reads, writes) = args.split_at(kernel.reads.len());
-    let stash = Stash::of(kernel, &analysis, &layout);
     let mut this = Kernel {
         symbol,
         kernel,
@@ -312,6 +321,7 @@ impl Kernel<'_> {
         for (node, value) in &ready.rows {
             scalars[*node] = Some(*value);
         }
+        self.fetch_stash(f, &place)?;
         let mut slot = 0;
         for stage in 0..=self.analysis.passes.len() {
             self.row_values(f, stage, &mut scalars, &place)?;
@@ -417,7 +427,7 @@ impl Kernel<'_> {
         Ok(totals)
     }
 
-    /// A pass by a loop over turns; the last one apart, if not all of its runs are inside.
+    /// A pass by a loop over turns, some at a time so that their reads overlap; the last one apart, if not all of its runs are inside.
     fn looped_pass(
         &self,
         f: &mut Function,
@@ -425,40 +435,54 @@ impl Kernel<'_> {
         scalars: &Scalars,
         place: &Place,
     ) -> Emitted<Values> {
-        let Layout { threads, wide, turns, .. } = self.layout;
-        let whole = self.kernel.cols / (u64::from(threads) * u64::from(wide));
-        let ty = Type::scalar(Element::I32);
-        let range = (f.int(ty, 0), f.int(ty, whole as i64), f.int(ty, 1));
         let mut totals = self.neutrals(f, pass)?;
-        if whole > 0 {
+        let at_once = if self.stash.bytes > 0 { SHARED_AT_ONCE } else { TURNS_AT_ONCE };
+        let whole = self.layout.whole_turns(self.kernel.cols);
+        let many = whole / at_once * at_once;
+        if many > 0 {
+            let ty = Type::scalar(Element::I32);
+            let range = (f.int(ty, 0), f.int(ty, many as i64), f.int(ty, at_once as i64));
             totals = f.for_range(range, &totals, |f, turn, totals| {
-                let run = self.run_inside(f, turn);
-                self.walked_run(f, pass, scalars, place, run, totals)
+                let runs: Vec<Run> = (0..at_once)
+                    .map(|i| {
+                        let turn = f.plus(turn, i);
+                        self.run_inside(f, turn)
+                    })
+                    .collect();
+                self.walked_runs(f, pass, scalars, place, &runs, totals)
             })?;
         }
-        if whole < turns {
-            let run = self.run(f, whole);
-            totals = self.walked_run(f, pass, scalars, place, run, &totals)?;
+        let rest: Vec<Run> = (many..self.layout.turns).map(|turn| self.run(f, turn)).collect();
+        if !rest.is_empty() {
+            totals = self.walked_runs(f, pass, scalars, place, &rest, &totals)?;
         }
         Ok(totals)
     }
 
-    /// A run of a pass whose values nobody keeps; gives the totals with it.
-    fn walked_run(
+    /// Runs of a pass whose values nobody keeps; gives the totals with them.
+    fn walked_runs(
         &self,
         f: &mut Function,
         pass: &Pass,
         scalars: &Scalars,
         place: &Place,
-        run: Run,
+        runs: &[Run],
         totals: &[Value],
     ) -> Emitted<Values> {
-        let mut held = vec![None; self.kernel.nodes.len()];
-        self.compute(f, pass, scalars, place, run, self.layout.wide, &mut held)?;
         let mut totals = totals.to_vec();
-        self.reduce(f, pass, scalars, &held, run, &mut totals)?;
+        let mut all = vec![];
+        for &run in runs {
+            let mut held = vec![None; self.kernel.nodes.len()];
+            self.compute(f, pass, scalars, place, run, self.layout.wide, &mut held)?;
+            all.push(held);
+        }
+        for (&run, held) in runs.iter().zip(&all) {
+            self.reduce(f, pass, scalars, held, run, &mut totals)?;
+        }
         for &write in &pass.writes {
-            self.write(f, write, scalars, &held, place, run, self.layout.wide)?;
+            for (&run, held) in runs.iter().zip(&all) {
+                self.write(f, write, scalars, held, place, run, self.layout.wide)?;
+            }
         }
         Ok(totals)
     }
@@ -505,7 +529,7 @@ impl Kernel<'_> {
         for &node in &pass.compute {
             if held[node.0 as usize].is_none() {
                 let values = match self.stash.row(node.0 as usize) {
-                    Some(row) => self.stashed(f, pass, row, place, run),
+                    Some(row) => self.stashed(f, row, run),
                     None => self.element(f, node, scalars, place, run, wide, held)?,
                 };
                 held[node.0 as usize] = Some(values);
@@ -514,24 +538,51 @@ impl Kernel<'_> {
         Ok(())
     }
 
-    /// An operand's elements: from where they lie in the first pass that needs them, then from shared memory.
-    fn stashed(&self, f: &mut Function, pass: &Pass, row: Stashed, place: &Place, run: Run) -> Values {
+    /// An operand's elements, from shared memory.
+    fn stashed(&self, f: &mut Function, row: Stashed, run: Run) -> Values {
         let Node::Load(input) = self.kernel.nodes[row.node] else { return vec![] };
-        let input = input.0 as usize;
-        let dtype = self.kernel.reads[input].dtype;
+        let dtype = self.kernel.reads[input.0 as usize].dtype;
         let shared = stash::begin(f, &row_symbol(self.symbol), row);
-        let kept = address(f, dtype, shared, run.column);
-        let needs = |pass: &&Pass| pass.compute.iter().any(|n| n.0 as usize == row.node);
-        let is_first = self.analysis.passes.iter().find(needs).is_some_and(|first| std::ptr::eq(first, pass));
-        let packed = if is_first {
-            let at = address(f, dtype, place.reads[input], run.column);
-            let packed = load_packed(f, dtype, at, self.layout.wide);
-            store_packed(f, dtype, &packed, kept);
-            packed
-        } else {
-            load_packed(f, dtype, kept, self.layout.wide)
-        };
-        unpack(f, &packed)
+        let at = address(f, dtype, shared, run.column);
+        load(f, dtype, at, self.layout.wide)
+    }
+
+    /// Sends for a thread's runs of what is kept in shared memory, all at once, and waits until they are there.
+    fn fetch_stash(&self, f: &mut Function, place: &Place) -> Emitted<()> {
+        if self.stash.bytes == 0 {
+            return Ok(());
+        }
+        let whole = self.layout.whole_turns(self.kernel.cols);
+        let ty = Type::scalar(Element::I32);
+        let range = (f.int(ty, 0), f.int(ty, whole as i64), f.int(ty, 1));
+        f.fold(range, &[], |f, turn, _| {
+            let run = self.run_inside(f, turn);
+            self.fetch_run(f, place, run);
+            vec![]
+        });
+        for turn in whole..self.layout.turns {
+            let run = self.run(f, turn);
+            self.fetch_run(f, place, run);
+        }
+        f.commit_copies();
+        f.await_copies(0);
+        Ok(())
+    }
+
+    fn fetch_run(&self, f: &mut Function, place: &Place, run: Run) {
+        for &row in self.stash.rows() {
+            let Node::Load(input) = self.kernel.nodes[row.node] else { continue };
+            let input = input.0 as usize;
+            let dtype = self.kernel.reads[input].dtype;
+            let shared = stash::begin(f, &row_symbol(self.symbol), row);
+            let to = address(f, dtype, shared, run.column);
+            let from = address(f, dtype, place.reads[input], run.column);
+            let bytes = self.layout.wide * dtype.bytes() as u32;
+            for piece in (0..bytes).step_by(16) {
+                let (to, from) = (f.bytes_after(to, piece.into()), f.bytes_after(from, piece.into()));
+                f.copy_async(to, from, bytes.min(16), None);
+            }
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a run is computed from")]
@@ -593,6 +644,15 @@ impl Kernel<'_> {
                     }
                 }
                 Ok(values)
+            }
+            &Node::Unary(UnaryFn::Exp, x) if is_share(&self.kernel.nodes, node) => {
+                (0..wide).map(|i| value_of(scalars, held, x, i).map(|x| exp_of_distance(f, x))).collect()
+            }
+            &Node::Binary(BinaryFn::Divide, a, sum) if is_sum_of_shares(&self.kernel.nodes, sum) => {
+                let one = f.float(1, 1.0);
+                let sum = known(scalars, sum)?;
+                let share = f.div(one, sum);
+                (0..wide).map(|i| value_of(scalars, held, a, i).map(|a| f.mul(a, share))).collect()
             }
             pure => (0..wide)
                 .map(|i| {

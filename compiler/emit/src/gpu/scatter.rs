@@ -1,8 +1,9 @@
-//! Adds rows by id on a GPU: a block has a few rows of the result, a warp each, and looks for their ids among all.
+//! Adds rows by id on a GPU: a block has every n-th row of the result and a slice of its columns, and looks for their ids among all.
 //!
-//! Ids are read by all threads of the block, as many at a time as a *round* holds. Those that are the block's are listed in order in shared memory, and every
-//! warp adds the rows that the list has for it, some at a time so that their reads overlap, but in order. No atomics: the sums are the same bits at
-//! every run. A row of the result that no id names is not touched.
+//! Ids are read by all threads of the block, a *round* at a time. Those that are the block's are listed in order in shared memory. When the list is nearly full, and
+//! at the end, a warp a row adds up the rows that the list has for it, in order, and adds their sum to the result. What an id has too many of for one warp is
+//! divided among all warps, a run of the list each, and the runs' sums are added in order. No atomics: the sums are the same bits at every run. A row of
+//! the result that no id names is not touched.
 
 use super::memory::{load, load_packed, store, stored, unpack};
 use super::{attributes, launch};
@@ -11,15 +12,36 @@ use dspc_graph::ir::DType;
 use dspc_kernel::describe::ScatterAddKernel;
 use dspc_program::GpuLaunch;
 
-/// Warps of a block, and so rows of the result.
+/// Warps of a block.
 const WARPS: u64 = 16;
 const THREADS: u64 = 32 * WARPS;
+/// Blocks: two a multiprocessor of an H100, and the sums' order does not depend on it.
+const BLOCKS: u64 = 264;
 /// Ids that a thread reads in a round.
-const IDS: u64 = 8;
+const IDS: u64 = 4;
+/// Ids of a round.
+const ROUND: u64 = THREADS * IDS;
+/// Entries of the list.
+const LISTED_MAX: u64 = 2 * ROUND;
 /// Columns of a lane: what it holds in registers.
 const LANE_COLS: u64 = 16;
-/// Rows whose reads overlap.
-const AT_ONCE: u32 = 8;
+/// Columns of a block.
+const SLICE: u64 = 32 * LANE_COLS;
+/// Rows for one id from which on they are divided among the warps.
+const HEAVY: u64 = 128;
+/// Ids of a warp that may have as many.
+const HEAVY_MAX: u64 = LISTED_MAX / HEAVY;
+/// Rows whose reads overlap where an id has few, and where it has many.
+const FEW_AT_ONCE: u32 = 2;
+const MANY_AT_ONCE: u32 = 8;
+
+/// Where things lie in shared memory, in words.
+const POSITIONS: u64 = LISTED_MAX;
+const COUNTS: u64 = POSITIONS + LISTED_MAX;
+const HEAVY_COUNTS: u64 = COUNTS + WARPS;
+const HEAVY_ROWS: u64 = HEAVY_COUNTS + WARPS;
+const SUMS: u64 = HEAVY_ROWS + WARPS * HEAVY_MAX;
+const WORDS: u64 = SUMS + WARPS * SLICE;
 
 /// Writes a kernel, and how it is launched.
 pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, GpuLaunch), String> {
@@ -28,13 +50,15 @@ pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, G
         bytes <= 16 && kernel.cols.is_multiple_of(*wide) && kernel.stride.is_multiple_of(*wide)
     });
     let wide = wide.unwrap_or(1);
-    let grid = [kernel.out_rows.div_ceil(WARPS), kernel.cols.div_ceil(32 * LANE_COLS)].map(u32::try_from);
+    let slices = kernel.cols.div_ceil(SLICE);
+    let blocks = (BLOCKS / slices).clamp(1, kernel.out_rows.max(1));
+    let grid = [blocks, slices].map(u32::try_from);
     let [Ok(grid_x), Ok(grid_y)] = grid else {
-        return Err(format!("{} rows are too many for a grid", kernel.out_rows));
+        return Err(format!("{} columns are too many for a grid", kernel.cols));
     };
-    let rounds = kernel.rows.div_ceil(THREADS * IDS);
-    if rounds * THREADS * IDS > 1 << 26 {
-        return Err(format!("{} ids are too many", kernel.rows));
+    let rounds = kernel.rows.div_ceil(ROUND);
+    if rounds * ROUND > 1 << 30 || kernel.out_rows > 1 << 30 {
+        return Err(format!("{} ids of {} are too many", kernel.rows, kernel.out_rows));
     }
     let types = [Type::scalar(Element::Pointer(Space::Global)); 3];
     let (mut f, args) = Function::new(&types);
@@ -43,62 +67,70 @@ pub(super) fn emit(symbol: &str, kernel: &ScatterAddKernel) -> Result<(String, G
     };
     let f = &mut f;
     let thread = f.special("tid.x");
-    let block = f.special("ctaid.x");
     let mask = f.int(INT, 31);
-    let shared = |f: &mut Function, name: &str| {
-        let ty = Type::scalar(Element::Pointer(Space::Shared));
-        f.value(ty, format!("llvm.mlir.addressof @{symbol}.{name} : !llvm.ptr<3>"))
-    };
-    let scatter = Scatter {
+    let memory = format!("{symbol}_list");
+    let shared = f.address_in(Space::Shared, &memory);
+    let mut scatter = Scatter {
         kernel,
         wide,
+        slice_cols: kernel.cols.div_ceil(slices).next_multiple_of(wide),
+        blocks,
         ids,
         x,
+        out,
         thread,
         lane: f.and(thread, mask),
         warp: f.shr(thread, 5),
-        first_row: f.times(block, WARPS),
-        counts: shared(f, "counts"),
-        list: shared(f, "list"),
+        block: f.special("ctaid.x"),
+        slice: f.special("ctaid.y"),
+        shared,
+        runs: vec![],
     };
-    let slice = f.special("ctaid.y");
-    let runs = scatter.runs(f, slice);
-    let zero = f.float(1, 0.0);
+    scatter.runs = scatter.runs(f);
     let none = f.int(INT, 0);
-    let mut carried = vec![zero; LANE_COLS as usize];
-    carried.push(none);
-    let (from, to, step) = (f.int(INT, 0), f.int(INT, rounds as i64), f.int(INT, 1));
-    let sums = f.fold((from, to, step), &carried, |f, round, carried| {
-        let count = scatter.list_round(f, round);
-        let sums = scatter.add_listed(f, count, &runs, carried);
-        f.barrier(); // the next round lists anew
-        sums
+    let mut carried = vec![none];
+    carried.extend(scatter.ids_of(f, none));
+    let (to, step) = (f.int(INT, rounds as i64), f.int(INT, 1));
+    f.fold((none, to, step), &carried, |f, round, carried| {
+        let next_round = f.plus(round, 1);
+        let next = scatter.ids_of(f, next_round);
+        let count = scatter.list_round(f, round, carried[0], &carried[1..]);
+        let (full, last) = (f.int(INT, (LISTED_MAX - ROUND) as i64), f.int(INT, rounds as i64 - 1));
+        let is_full = f.order(Order::Below, full, count);
+        let is_last = f.order(Order::Equal, round, last);
+        let is_due = f.or(is_full, is_last);
+        f.only_if(is_due, |f| scatter.add_all(f, count));
+        let count = f.select(is_due, none, count);
+        std::iter::once(count).chain(next).collect()
     });
-    scatter.finish(f, out, &runs, &sums);
-    let globals = format!(
-        "  llvm.mlir.global internal @{symbol}.counts() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{WARPS} x i32>\n  llvm.mlir.global internal @{symbol}.list() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<{} x i32>\n",
-        THREADS * IDS
+    let global = format!(
+        "  llvm.mlir.global external @{memory}() {{addr_space = 3 : i32, alignment = 16 : i64}} : !llvm.array<0 x i8>\n"
     );
-    let launch = launch(symbol, [grid_x, grid_y], THREADS as u32);
+    let mut launch = launch(symbol, [grid_x, grid_y], THREADS as u32);
+    launch.shared = WORDS as u32 * 4;
     let f = std::mem::replace(f, Function::new(&[]).0);
-    Ok((globals + &f.finish(symbol, &types, &attributes(THREADS as u32)), launch))
+    Ok((global + &f.finish(symbol, &types, &attributes(THREADS as u32)), launch))
 }
 
 struct Scatter<'k> {
     kernel: &'k ScatterAddKernel,
     /// Neighbours that a lane reads at once.
     wide: u64,
+    /// Columns of a block.
+    slice_cols: u64,
+    /// Blocks over the rows of the result: block b has rows b, b + blocks, …
+    blocks: u64,
     ids: Value,
     x: Value,
+    out: Value,
     thread: Value,
     lane: Value,
     warp: Value,
-    /// The block's first row of the result.
-    first_row: Value,
-    /// Shared: how many ids each warp found.
-    counts: Value,
-    /// Shared: the round's finds, each a position times [`WARPS`] plus a row of the block.
-    list: Value,
+    block: Value,
+    slice: Value,
+    /// Of each find, which of the block's rows it is; its position; how many ids each warp found; and what has many of them.
+    shared: Value,
+    runs: Vec<Run>,
 }
 
 /// A lane's neighbouring columns.
@@ -109,11 +141,13 @@ struct Run {
 }
 
 impl Scatter<'_> {
-    fn runs(&self, f: &mut Function, slice: Value) -> Vec<Run> {
-        let turns = LANE_COLS / self.wide;
-        let first = f.times(slice, 32 * LANE_COLS);
+    fn runs(&self, f: &mut Function) -> Vec<Run> {
+        let turns = self.slice_cols.div_ceil(32 * self.wide);
+        let first = f.times(self.slice, self.slice_cols);
         let (end, last) =
             (f.int(INT, self.kernel.cols as i64), f.int(INT, (self.kernel.cols - self.wide) as i64));
+        let slice_end = f.plus(first, self.slice_cols);
+        let end = f.minu(end, slice_end);
         (0..turns)
             .map(|turn| {
                 let mine = f.times(self.lane, self.wide);
@@ -126,104 +160,208 @@ impl Scatter<'_> {
             .collect()
     }
 
-    /// Lists the ids of a round that are the block's, in order; how many.
-    fn list_round(&self, f: &mut Function, round: Value) -> Value {
-        let first = f.times(round, THREADS * IDS);
+    /// The address of a word of shared memory.
+    fn word(&self, f: &mut Function, first: u64, index: Value) -> Value {
+        let index = f.plus(index, first);
+        f.offset(self.shared, index, Element::I32)
+    }
+
+    /// A thread's ids of a round; of the last ones where there are no more.
+    fn ids_of(&self, f: &mut Function, round: Value) -> Vec<Value> {
+        let first = f.times(round, ROUND);
         let mine = f.times(self.thread, IDS);
         let first = f.addi(first, mine);
-        let (end, last) = (f.int(INT, self.kernel.rows as i64), f.int(INT, self.kernel.rows as i64 - 1));
-        let rows = f.int(INT, WARPS as i64);
-        let all = f.int(INT, -1);
+        let at = |f: &mut Function, position: Value, last: u64| {
+            let last = f.int(INT, last as i64);
+            let position = f.minu(position, last);
+            let position = f.zero_extend(position, Element::I64);
+            f.offset(self.ids, position, Element::I32)
+        };
+        if self.kernel.rows.is_multiple_of(IDS) {
+            let at = at(f, first, self.kernel.rows - IDS);
+            return load(f, DType::I32, at, IDS as u32);
+        }
+        let each = (0..IDS).map(|i| {
+            let position = f.plus(first, i);
+            let at = at(f, position, self.kernel.rows - 1);
+            f.load(at, INT, 4)
+        });
+        each.collect()
+    }
+
+    /// Lists those of a round's ids that are the block's behind what is listed, in order; how many there are then.
+    fn list_round(&self, f: &mut Function, round: Value, listed: Value, ids: &[Value]) -> Value {
+        let first = f.times(round, ROUND);
+        let mine = f.times(self.thread, IDS);
+        let first = f.addi(first, mine);
+        let (end, rows) = (f.int(INT, self.kernel.rows as i64), f.int(INT, self.kernel.out_rows as i64));
+        let blocks = f.int(INT, self.blocks as i64);
+        let (all, zero) = (f.int(INT, -1), f.int(INT, 0));
+        let below = f.value(INT, "nvvm.read.ptx.sreg.lanemask.lt : i32");
+        let (mut before, mut found) = (zero, zero);
         let mut finds = vec![];
-        for i in 0..IDS {
+        for (i, &id) in (0..).zip(ids) {
             let position = f.plus(first, i);
             let is_id = f.order(Order::Below, position, end);
-            let at = f.minu(position, last);
-            let at = f.zero_extend(at, Element::I64);
-            let at = f.offset(self.ids, at, Element::I32);
-            let id = f.load(at, INT, 4);
-            let row = f.subi(id, self.first_row);
-            let mine = f.order(Order::Below, row, rows);
-            let hit = f.and(mine, is_id);
+            let is_row = f.order(Order::Below, id, rows);
+            let (owner, row) = (f.remu(id, blocks), f.divu(id, blocks));
+            let mine = f.order(Order::Equal, owner, self.block);
+            let hit = f.and(mine, is_row);
+            let hit = f.and(hit, is_id);
             let hits = f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], INT);
-            let entry = f.times(position, WARPS);
-            finds.push((hit, hits, f.addi(entry, row)));
-        }
-        let below = f.value(INT, "nvvm.read.ptx.sreg.lanemask.lt : i32");
-        let zero = f.int(INT, 0);
-        let (mut before, mut found) = (zero, zero);
-        for (_, hits, _) in &finds {
-            let lower = f.and(*hits, below);
+            let lower = f.and(hits, below);
             let lower = f.intrinsic("llvm.ctpop.i32", &[lower], INT);
             before = f.addi(before, lower);
-            let count = f.intrinsic("llvm.ctpop.i32", &[*hits], INT);
+            let count = f.intrinsic("llvm.ctpop.i32", &[hits], INT);
             found = f.addi(found, count);
+            finds.push((hit, position, row));
         }
         let is_first = f.order(Order::Equal, self.lane, zero);
         f.only_if(is_first, |f| {
-            let to = f.offset(self.counts, self.warp, Element::I32);
+            let to = self.word(f, COUNTS, self.warp);
             f.store(found, to, 4);
         });
         f.barrier();
-        let (mut total, mut offset) = (zero, zero);
+        let (mut total, mut next) = (listed, listed);
         for warp in 0..WARPS {
             let index = f.int(INT, warp as i64);
-            let at = f.offset(self.counts, index, Element::I32);
+            let at = self.word(f, COUNTS, index);
             let count = f.load(at, INT, 4);
             total = f.addi(total, count);
             let is_before = f.order(Order::Below, index, self.warp);
             let counted = f.select(is_before, count, zero);
-            offset = f.addi(offset, counted);
+            next = f.addi(next, counted);
         }
-        let mut next = f.addi(offset, before);
-        for (hit, _, entry) in finds {
+        next = f.addi(next, before);
+        for (hit, position, row) in finds {
             f.only_if(hit, |f| {
-                let to = f.offset(self.list, next, Element::I32);
-                f.store(entry, to, 4);
+                let to = self.word(f, 0, next);
+                f.store(row, to, 4);
+                let to = self.word(f, POSITIONS, next);
+                f.store(position, to, 4);
             });
             let one = f.zero_extend(hit, Element::I32);
             next = f.addi(next, one);
         }
+        // The list is whole, and the counts may change.
         f.barrier();
         total
     }
 
-    /// Adds the rows that the list has for this warp; carried: a lane's sums, and how many rows went into them.
-    fn add_listed(&self, f: &mut Function, count: Value, runs: &[Run], carried: &[Value]) -> Vec<Value> {
-        let (zero, step) = (f.int(INT, 0), f.int(INT, 32));
-        f.fold((zero, count, step), carried, |f, first, carried| {
-            let at = f.addi(first, self.lane);
-            let is_entry = f.order(Order::Below, at, count);
-            let one = f.int(INT, 1);
-            let last = f.subi(count, one);
-            let at = f.minu(at, last);
-            let at = f.offset(self.list, at, Element::I32);
-            let entry = f.load(at, INT, 4);
-            let mask = f.int(INT, WARPS as i64 - 1);
-            let row = f.and(entry, mask);
-            let mine = f.order(Order::Equal, row, self.warp);
-            let hit = f.and(mine, is_entry);
-            let all = f.int(INT, -1);
-            let hits = f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], INT);
-            let found = f.intrinsic("llvm.ctpop.i32", &[hits], INT);
-            let at_once = f.int(INT, AT_ONCE.into());
-            let (sums, rows) = carried.split_at(carried.len() - 1);
-            let rows = f.addi(rows[0], found);
-            let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
-            let next = f.fold((zero, found, at_once), &carried, |f, _, carried| {
-                self.add_some(f, first, carried, runs)
+    /// Adds all that is listed to the result.
+    fn add_all(&self, f: &mut Function, count: Value) {
+        let zero = f.int(INT, 0);
+        // Rows of this block.
+        let (last, blocks) = (f.int(INT, self.kernel.out_rows as i64 - 1), f.int(INT, self.blocks as i64));
+        let rows = f.subi(last, self.block);
+        let rows = f.divu(rows, blocks);
+        let rows = f.plus(rows, 1);
+        let step = f.int(INT, WARPS as i64);
+        let heavy = f.fold((self.warp, rows, step), &[zero], |f, row, heavy| {
+            let found = self.count_of(f, count, row);
+            let most = f.int(INT, HEAVY as i64);
+            let is_heavy = f.order(Order::Below, most, found);
+            f.either(
+                is_heavy,
+                |f| {
+                    let is_first = f.order(Order::Equal, self.lane, zero);
+                    f.only_if(is_first, |f| {
+                        let before = f.times(self.warp, HEAVY_MAX);
+                        let index = f.addi(before, heavy[0]);
+                        let to = self.word(f, HEAVY_ROWS, index);
+                        f.store(row, to, 4);
+                    });
+                },
+                |f| {
+                    let is_named = f.order(Order::NotEqual, found, zero);
+                    f.only_if(is_named, |f| {
+                        let sums = self.sum_listed(f, (zero, count), row, FEW_AT_ONCE);
+                        self.add_to_result(f, row, &sums);
+                    });
+                },
+            );
+            let one = f.zero_extend(is_heavy, Element::I32);
+            vec![f.addi(heavy[0], one)]
+        });
+        let is_first = f.order(Order::Equal, self.lane, zero);
+        f.only_if(is_first, |f| {
+            let to = self.word(f, HEAVY_COUNTS, self.warp);
+            f.store(heavy[0], to, 4);
+        });
+        f.barrier();
+        let one = f.int(INT, 1);
+        let warps = f.int(INT, WARPS as i64);
+        f.fold((zero, warps, one), &[], |f, warp, _| {
+            let at = self.word(f, HEAVY_COUNTS, warp);
+            let heavy = f.load(at, INT, 4);
+            f.fold((zero, heavy, one), &[], |f, i, _| {
+                let before = f.times(warp, HEAVY_MAX);
+                let index = f.addi(before, i);
+                let at = self.word(f, HEAVY_ROWS, index);
+                let row = f.load(at, INT, 4);
+                self.add_heavy(f, count, row);
+                vec![]
             });
-            next[1..].iter().copied().chain([rows]).collect()
+            vec![]
+        });
+        // The next round lists anew.
+        f.barrier();
+    }
+
+    /// How many entries of the list are a row's.
+    fn count_of(&self, f: &mut Function, count: Value, row: Value) -> Value {
+        let (zero, step) = (f.int(INT, 0), f.int(INT, 32));
+        let found = f.fold((zero, count, step), &[zero], |f, first, found| {
+            let hits = self.hits(f, first, count, row);
+            let hits = f.intrinsic("llvm.ctpop.i32", &[hits], INT);
+            vec![f.addi(found[0], hits)]
+        });
+        found[0]
+    }
+
+    /// Which of 32 entries are a row's.
+    fn hits(&self, f: &mut Function, first: Value, end: Value, row: Value) -> Value {
+        let at = f.addi(first, self.lane);
+        let is_entry = f.order(Order::Below, at, end);
+        let last = f.int(INT, LISTED_MAX as i64 - 1);
+        let at = f.minu(at, last);
+        let at = self.word(f, 0, at);
+        let entry = f.load(at, INT, 4);
+        let mine = f.order(Order::Equal, entry, row);
+        let hit = f.and(mine, is_entry);
+        let all = f.int(INT, -1);
+        f.intrinsic("llvm.nvvm.vote.ballot.sync", &[all, hit], INT)
+    }
+
+    /// A lane's sums of the rows that a run of the list has for one of the result.
+    fn sum_listed(
+        &self,
+        f: &mut Function,
+        (from, to): (Value, Value),
+        row: Value,
+        at_once: u32,
+    ) -> Vec<Value> {
+        let step = f.int(INT, 32);
+        let nothing = vec![f.float(1, 0.0); self.runs.len() * self.wide as usize];
+        f.fold((from, to, step), &nothing, |f, first, sums| {
+            let hits = self.hits(f, first, to, row);
+            let found = f.intrinsic("llvm.ctpop.i32", &[hits], INT);
+            let (zero, at_once_value) = (f.int(INT, 0), f.int(INT, at_once.into()));
+            let carried: Vec<Value> = std::iter::once(hits).chain(sums.iter().copied()).collect();
+            let next = f.fold((zero, found, at_once_value), &carried, |f, _, carried| {
+                self.add_some(f, first, carried, at_once)
+            });
+            next[1..].to_vec()
         })
     }
 
     /// Adds the rows of the lowest hits; carried: hits that are left, sums.
-    fn add_some(&self, f: &mut Function, first: Value, carried: &[Value], runs: &[Run]) -> Vec<Value> {
+    fn add_some(&self, f: &mut Function, first: Value, carried: &[Value], at_once: u32) -> Vec<Value> {
         let (zero, one) = (f.int(INT, 0), f.int(INT, 1));
         let mut hits = carried[0];
         let mut rows: Vec<(Value, Vec<Value>)> = vec![];
         let mut lowest = None;
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             let is_hit = f.order(Order::NotEqual, hits, zero);
             let bit = f.value(
                 INT,
@@ -238,13 +376,12 @@ impl Scatter<'_> {
             let less = f.subi(hits, one);
             hits = f.and(hits, less);
             let at = f.addi(first, bit);
-            let at = f.offset(self.list, at, Element::I32);
-            let entry = f.load(at, INT, 4);
-            let position = f.shr(entry, WARPS.trailing_zeros().into());
+            let at = self.word(f, POSITIONS, at);
+            let position = f.load(at, INT, 4);
             let position = f.zero_extend(position, Element::I64);
             let from = f.times(position, self.kernel.stride);
             let mut values = vec![];
-            for run in runs {
+            for run in &self.runs {
                 let at = f.addi(from, run.column);
                 let at = f.offset(self.x, at, stored(self.kernel.dtype));
                 values.extend(load_packed(f, self.kernel.dtype, at, self.wide as u32));
@@ -263,24 +400,68 @@ impl Scatter<'_> {
         std::iter::once(hits).chain(sums).collect()
     }
 
-    /// Adds the sums to a row of the result that got some.
-    fn finish(&self, f: &mut Function, out: Value, runs: &[Run], sums: &[Value]) {
-        let (sums, rows) = sums.split_at(sums.len() - 1);
-        let zero = f.int(INT, 0);
-        let is_named = f.order(Order::NotEqual, rows[0], zero);
-        f.only_if(is_named, |f| {
-            let row = f.addi(self.first_row, self.warp);
-            let row = f.zero_extend(row, Element::I64);
-            let first = f.times(row, self.kernel.cols);
-            for (run, sums) in runs.iter().zip(sums.chunks(self.wide as usize)) {
-                f.only_if(run.inside, |f| {
-                    let at = f.addi(first, run.column);
-                    let at = f.offset(out, at, Element::F32);
-                    let before = load(f, DType::F32, at, self.wide as u32);
-                    let added: Vec<Value> = before.iter().zip(sums).map(|(&a, &b)| f.add(a, b)).collect();
-                    store(f, DType::F32, &added, at);
-                });
+    /// The first element of one of the block's rows of the result.
+    fn result_row(&self, f: &mut Function, row: Value) -> Value {
+        let row = f.times(row, self.blocks);
+        let row = f.addi(row, self.block);
+        let row = f.zero_extend(row, Element::I64);
+        f.times(row, self.kernel.cols)
+    }
+
+    /// Adds a lane's sums to a row of the result.
+    fn add_to_result(&self, f: &mut Function, row: Value, sums: &[Value]) {
+        let first = self.result_row(f, row);
+        for (run, sums) in self.runs.iter().zip(sums.chunks(self.wide as usize)) {
+            f.only_if(run.inside, |f| {
+                let at = f.addi(first, run.column);
+                let at = f.offset(self.out, at, Element::F32);
+                let before = load(f, DType::F32, at, self.wide as u32);
+                let added: Vec<Value> = before.iter().zip(sums).map(|(&a, &b)| f.add(a, b)).collect();
+                store(f, DType::F32, &added, at);
+            });
+        }
+    }
+
+    /// Adds what an id has many of: a run of the list each warp, a column each thread.
+    fn add_heavy(&self, f: &mut Function, count: Value, row: Value) {
+        let span = f.plus(count, THREADS - 1);
+        let span = f.shr(span, THREADS.trailing_zeros().into());
+        let span = f.times(span, 32);
+        let from = f.muli(self.warp, span);
+        let to = f.addi(from, span);
+        let to = f.minu(to, count);
+        let sums = self.sum_listed(f, (from, to), row, MANY_AT_ONCE);
+        let before = f.times(self.warp, SLICE);
+        let mine = f.times(self.lane, self.wide);
+        let mine = f.addi(before, mine);
+        for (turn, sums) in (0..).zip(sums.chunks(self.wide as usize)) {
+            let at = f.plus(mine, turn * 32 * self.wide);
+            let at = self.word(f, SUMS, at);
+            store(f, DType::F32, sums, at);
+        }
+        f.barrier();
+        let first = f.times(self.slice, self.slice_cols);
+        let column = f.addi(first, self.thread);
+        let (end, slice_end) = (f.int(INT, self.kernel.cols as i64), f.int(INT, self.slice_cols as i64));
+        let inside = f.order(Order::Below, column, end);
+        let of_slice = f.order(Order::Below, self.thread, slice_end);
+        let inside = f.and(inside, of_slice);
+        f.only_if(inside, |f| {
+            let mut sum = f.float(1, 0.0);
+            for warp in 0..WARPS {
+                let at = f.plus(self.thread, warp * SLICE);
+                let at = self.word(f, SUMS, at);
+                let part = f.load(at, Type::scalar(Element::F32), 4);
+                sum = f.add(sum, part);
             }
+            let first = self.result_row(f, row);
+            let column = f.zero_extend(column, Element::I64);
+            let at = f.addi(first, column);
+            let at = f.offset(self.out, at, Element::F32);
+            let before = f.load(at, Type::scalar(Element::F32), 4);
+            let sum = f.add(before, sum);
+            f.store(sum, at, 4);
         });
+        f.barrier();
     }
 }

@@ -111,6 +111,13 @@ fn exp_gpu(f: &mut Function, x: Value) -> Value {
     f.mul(e, correction)
 }
 
+/// eˣ for softmax on a GPU: x at most 0, the error a unit of 1 times |x| eˣ, which is less than half of one. A NaN stays.
+pub(crate) fn exp_of_distance(f: &mut Function, x: Value) -> Value {
+    let log2e = f.float(1, std::f32::consts::LOG2_E);
+    let scaled = f.mul(x, log2e);
+    f.fast_exp2(scaled)
+}
+
 /// eˣ for softmax on a CPU: x hardly above 0, and 0 below −87.3, where eˣ is no normal number. A NaN stays.
 pub(crate) fn exp_of_score(f: &mut Function, x: Value) -> Value {
     let lanes = x.lanes();

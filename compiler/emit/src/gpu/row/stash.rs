@@ -1,6 +1,6 @@
-//! A row too long for registers, kept in shared memory: it is read once from where it lies, and again from there.
+//! A row too long for registers, kept in shared memory: it is copied there at once, and every pass reads it from there.
 //!
-//! A thread reads what it wrote itself, so that nobody waits for anybody.
+//! A thread reads what it copied itself, so that nobody waits for anybody.
 
 use crate::mlir::{Element, Function, Space, Type, Value};
 use crate::row::Analysis;
@@ -9,8 +9,8 @@ use dspc_kernel::describe::{RowKernel, Split};
 
 use crate::gpu::layout::Layout;
 
-/// Bytes that every generation has for a block; two such blocks fit a multiprocessor of the largest.
-const BYTES_MAX: u64 = 100_800;
+/// Bytes of a block for what its warps tell each other.
+const OTHER_BYTES: u64 = 1 << 10;
 
 /// Where a node's row lies.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +30,10 @@ pub(super) struct Stash {
 }
 
 impl Stash {
-    /// The operands that several passes read, as far as there is room.
-    pub fn of(kernel: &RowKernel, analysis: &Analysis, layout: &Layout) -> Self {
+    /// The operands that several passes read, as far as there is room in `shared_bytes`.
+    pub fn of(kernel: &RowKernel, analysis: &Analysis, layout: &Layout, shared_bytes: u64) -> Self {
         let mut stash = Stash::default();
+        let bytes_max = shared_bytes - OTHER_BYTES;
         if layout.held || kernel.split != Split::Rows {
             return stash;
         }
@@ -43,12 +44,17 @@ impl Stash {
             let run = u64::from(layout.wide) * read.dtype.bytes();
             let bytes = (kernel.cols.div_ceil(layout.wide.into()) * run).next_multiple_of(16);
             let whole = read.access == Access::Element(RowMap::EACH) && run >= 4;
-            if whole && passes.count() > 1 && stash.bytes + bytes <= BYTES_MAX {
+            if whole && passes.count() > 1 && stash.bytes + bytes <= bytes_max {
                 stash.rows.push(Stashed { node, before: stash.bytes });
                 stash.bytes += bytes;
             }
         }
         stash
+    }
+
+    /// All of them.
+    pub fn rows(&self) -> &[Stashed] {
+        &self.rows
     }
 
     /// A node's row, if it is kept.
