@@ -4,9 +4,11 @@
 //! collectives of a program, in the order of its instructions, on memory that the device names. A communicator knows nothing of a program's
 //! meaning. Whoever fails says so with [`Communicator::abort`], and then every wait of every other rank ends with that cause: none hangs.
 //!
-//! [`Solo`] is one rank alone; [`local`] are threads of one process.
+//! [`Solo`] is one rank alone; [`local`] are threads of one process, [`processes`] are processes of one host.
 
 pub mod local;
+mod plane;
+pub mod processes;
 mod solo;
 
 use crate::error::Error;
@@ -32,6 +34,9 @@ pub trait Communicator: Send + Sync {
 
     /// For people: `threads of one process`.
     fn describe(&self) -> String;
+
+    /// This rank begins a step, from 1: for the word on where it was, should it be lost.
+    fn at_step(&self, _step: u64) {}
 
     /// Returns when all ranks have come here.
     ///

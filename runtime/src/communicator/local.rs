@@ -5,7 +5,7 @@
 
 mod gate;
 
-use super::{Cause, Communicator, Exchange, Kind, Range, Team};
+use super::{Cause, Communicator, Exchange, Range, Team, plane};
 use crate::error::Error;
 use gate::{Failure, Gate};
 use std::any::Any;
@@ -66,45 +66,6 @@ impl Local {
         let range = inside.ok_or_else(|| Self::malformed("a collective reaches outside a rank's memory"))?;
         Ok(std::ptr::with_exposed_provenance_mut(range.address + offset))
     }
-
-    /// Every member's shard, added up by the program's kernel into this rank's.
-    fn reduce_scatter(
-        &self,
-        team: &Team,
-        exchange: &Exchange<'_>,
-        sum: &mut dyn FnMut(&[*mut u8]),
-    ) -> Result<(), Error> {
-        let mut operands = Vec::with_capacity(team.members.len() + 1);
-        for piece in exchange.pieces {
-            operands.clear();
-            for (index, &member) in team.members.iter().enumerate() {
-                let offset = piece.from.offset(index) + team.index * piece.bytes;
-                operands.push(self.peer(member, piece.from.arena, offset, piece.bytes)?);
-            }
-            operands.push(std::ptr::with_exposed_provenance_mut(piece.to.address));
-            sum(&operands);
-        }
-        Ok(())
-    }
-
-    /// Every other member's shard, copied to its place.
-    fn all_gather_pieces(&self, team: &Team, exchange: &Exchange<'_>) -> Result<(), Error> {
-        for piece in exchange.pieces {
-            // From the neighbour on, so that not all read the same memory at once.
-            for step in 0..team.members.len() {
-                let index = (team.index + step) % team.members.len();
-                let from =
-                    self.peer(team.members[index], piece.from.arena, piece.from.offset(index), piece.bytes)?;
-                let to = std::ptr::with_exposed_provenance_mut::<u8>(piece.to.address + index * piece.bytes);
-                if !std::ptr::eq(from, to) {
-                    // SAFETY: both lie in arenas that are kept; between the gates nobody writes a shard that is given, and nobody but this
-                    // rank touches its own result. A rank's own shard lies where it belongs or is apart.
-                    unsafe { std::ptr::copy(from, to, piece.bytes) };
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Communicator for Local {
@@ -162,10 +123,8 @@ impl Communicator for Local {
         let team = self.attached.get().and_then(|attached| attached.teams.get(exchange.group as usize));
         let (team, gate) = team.ok_or_else(|| Self::malformed("a collective of no group"))?;
         gate.pass()?;
-        match exchange.kind {
-            Kind::ReduceScatter { .. } => self.reduce_scatter(team, exchange, sum)?,
-            Kind::AllGather => self.all_gather_pieces(team, exchange)?,
-        }
+        let peer = |rank, arena, offset, bytes| self.peer(rank, arena, offset, bytes);
+        plane::exchange(team, exchange, sum, &peer)?;
         gate.pass()
     }
 

@@ -183,8 +183,7 @@ impl Board {
     pub(crate) fn gate_of(self: &Arc<Self>, group: u32, members: &[u64]) -> Option<Gate> {
         let first = *members.iter().min()?;
         let number = 1 + u64::from(group) * self.world + first;
-        (u64::from(group) < GROUPS && first < self.world)
-            .then(|| Gate::new(self, number, members.to_vec()))
+        (u64::from(group) < GROUPS && first < self.world).then(|| Gate::new(self, number, members.to_vec()))
     }
 
     /// This process is that rank.

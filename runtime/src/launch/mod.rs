@@ -3,6 +3,7 @@
 //! Knows nothing of programs but their memory and their hash; how data is exchanged is the communicators' business. It starts processes, listens
 //! and connects; it never starts anything on another host: that is a launcher's work.
 
+pub(crate) mod board;
 pub mod discover;
 mod error;
 mod nodelist;

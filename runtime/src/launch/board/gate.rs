@@ -3,8 +3,8 @@
 use super::Board;
 use crate::communicator::Cause;
 use crate::error::Error;
+use rustix::event::Timespec;
 use rustix::thread::futex;
-use rustix::time::Timespec;
 use std::hint::spin_loop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,7 +58,9 @@ impl Gate {
         while closed() {
             self.check()?;
             _ = futex::wait(opened, futex::Flags::empty(), before, Some(&LOOK));
-            if closed() && let Some(cause) = self.deserted() {
+            if closed()
+                && let Some(cause) = self.deserted()
+            {
                 // Whoever left may have opened the gate on its way out.
                 if closed() {
                     self.board.fail(&cause);
@@ -131,7 +133,11 @@ mod tests {
                 }
                 for thread in waiting {
                     let text = thread.join().unwrap().unwrap_err().to_string();
-                    let words = if leaves { "rank 2 failed: it ended while others go on" } else { "rank 2 failed: gone" };
+                    let words = if leaves {
+                        "rank 2 failed: it ended while others go on"
+                    } else {
+                        "rank 2 failed: gone"
+                    };
                     assert!(text.starts_with(words), "{text}");
                 }
             });
