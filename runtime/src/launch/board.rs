@@ -141,7 +141,7 @@ impl Board {
         if fits { Ok(Arc::new(board)) } else { Err(failed("it is no block of this version's".into())) }
     }
 
-    /// For [`Self::open`] in another process, as long as this one lives.
+    /// Its name, for [`Self::open`] in another process, as long as this one lives.
     pub(crate) fn name(&self) -> String {
         use std::os::fd::AsRawFd;
         format!("{}:{}", std::process::id(), self.file.as_raw_fd())
@@ -224,6 +224,7 @@ impl Board {
     pub(crate) fn describe(&self, rank: u64) -> String {
         let at = self.whereabouts(rank);
         match (at.step, at.collective) {
+            _ if at.process == 0 => "before it met the others".into(),
             (0, _) => format!("process {}, before the first step", at.process),
             (step, 0) => format!("process {}, in step {step}", at.process),
             (step, n) => format!("process {}, in step {step} after {n} of its collectives", at.process),
@@ -309,7 +310,10 @@ mod tests {
         board.collective(1);
         board.post(2, 9, b"nine byte");
         assert_eq!(other.whereabouts(1), Whereabouts { step: 7, collective: 1, ..Whereabouts::default() });
-        assert_eq!(other.describe(1), "process 0, in step 7 after 1 of its collectives");
+        assert_eq!(other.describe(1), "before it met the others");
+        board.enter(1);
+        let process = std::process::id();
+        assert_eq!(other.describe(1), format!("process {process}, in step 7 after 1 of its collectives"));
         let mut bytes = [0; 9];
         other.read_post(2, &mut bytes);
         assert_eq!((&bytes, other.posted(2)), (b"nine byte", 9));

@@ -188,7 +188,7 @@ impl std::fmt::Display for Odd {
 }
 
 /// `1, 2 and 5`
-fn ranks(list: &[u64]) -> String {
+pub(super) fn ranks(list: &[u64]) -> String {
     const SHOWN: usize = 8;
     let mut words: Vec<String> = list.iter().take(SHOWN).map(u64::to_string).collect();
     if list.len() > SHOWN {

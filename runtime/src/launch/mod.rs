@@ -6,7 +6,9 @@
 pub(crate) mod board;
 pub mod discover;
 mod error;
+pub mod join;
 mod nodelist;
+pub mod process;
 pub mod rendezvous;
 
 #[cfg(test)]
