@@ -13,7 +13,7 @@ use support::native::Native;
 use support::operand::{Numbers, Operand};
 
 /// Sums in f32, and nothing else is rounded.
-const CPU: Machine = Machine { unit: 5.960_464_477_539_063e-8, probability: 0.0 };
+const CPU: Machine = Machine { unit: 5.960_464_477_539_063e-8, probability: 0.0, factors: 0.0 };
 
 fn cases() -> Vec<AttentionKernel> {
     let mut cases = vec![];

@@ -37,6 +37,7 @@ fn model(dtype: DType) -> Vec<(String, Kernel)> {
         queries: 128,
         keys: 128,
         dtype,
+        tf32: false,
         scale: 0.125,
         mask: Mask::causal(),
         strides: vec![3 * 384, 3 * 384, 3 * 384, 384],

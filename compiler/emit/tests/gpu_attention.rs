@@ -70,6 +70,39 @@ fn cases() -> Vec<(AttentionKernel, Layout)> {
     let mut negative = case(1, (1, 1), 64, (70, 70), Bf16, Mask::causal());
     negative.scale = -0.2;
     cases.push((negative, Layout::Gaps(0)));
+    cases.extend(single_cases());
+    cases
+}
+
+/// In f32, as two TF32 numbers and as one.
+fn single_cases() -> Vec<(AttentionKernel, Layout)> {
+    let mut cases = vec![];
+    let lengths = [(1, 1), (5, 5), (17, 33), (64, 64), (65, 64), (100, 131), (129, 129)];
+    let mut turn = false;
+    let mut push = |mut kernel: AttentionKernel, layout| {
+        turn = !turn;
+        kernel.tf32 = turn;
+        cases.push((kernel, layout));
+    };
+    for lengths in lengths {
+        push(case(2, (2, 2), 64, lengths, F32, Mask::causal()), Layout::Gaps(4));
+        push(case(1, (4, 2), 128, lengths, F32, Mask::causal()), Layout::Gaps(0));
+        push(case(1, (6, 2), 36, lengths, F32, Mask::Full), Layout::Gaps(12));
+        push(case(1, (2, 1), 64, lengths, F32, window(7)), Layout::Gaps(3));
+        push(case(1, (1, 1), 7, lengths, F32, sparse()), Layout::Gaps(0));
+    }
+    for _ in 0..2 {
+        // Each of these in both forms.
+        push(case(1, (1, 1), 80, (65, 64), F32, scattered()), Layout::Gaps(8));
+        push(case(1, (2, 1), 64, (200, 200), F32, blocks_with_gaps()), Layout::Packed);
+        push(case(2, (2, 2), 64, (80, 80), F32, Mask::causal()), Layout::Packed);
+        push(case(1, (2, 2), 99, (80, 80), F32, Mask::causal()), Layout::Packed);
+        push(case(1, (2, 1), 64, (150, 140), F32, large_numbers()), Layout::Gaps(0));
+        let mut negative = case(1, (1, 1), 64, (70, 70), F32, Mask::causal());
+        negative.scale = -0.2;
+        push(negative, Layout::Gaps(0));
+        push(case(1, (1, 1), 128, (300, 257), F32, Mask::causal()), Layout::Gaps(4));
+    }
     cases
 }
 
@@ -79,12 +112,14 @@ fn assembles_without_spills(ptx: &str, chip: GpuChip) {
         eprintln!("SKIPPED: no ptxas in DSPC_PTXAS or PATH, so PTX for {} is not assembled", chip.name());
         return;
     };
-    let mut entry = "";
+    let (mut entry, mut spills) = ("", vec![]);
     for line in said.lines() {
         entry = if line.contains("Compiling entry") { line } else { entry };
-        let spills = line.contains("spill") && !line.contains(", 0 bytes spill stores");
-        assert!(!spills, "for {}: {entry}\n{line}", chip.name());
+        if line.contains("spill") && !line.contains(", 0 bytes spill stores") {
+            spills.push(format!("{entry}\n{line}"));
+        }
     }
+    assert!(spills.is_empty(), "for {}:\n{}", chip.name(), spills.join("\n"));
 }
 
 #[test]
@@ -97,6 +132,9 @@ fn every_shape_assembles_for_every_generation() {
             .collect();
         let (text, launches) = module(&kernels, chip);
         assert_eq!(launches.iter().map(Vec::len).sum::<usize>(), kernels.len() * 2);
+        for (i, k) in kernels.iter().enumerate() {
+            eprintln!("TEMP {i} {k:?}");
+        }
         let ptx = compile_ptx(&text, chip).unwrap_or_else(|e| panic!("{e}"));
         assert!(ptx.lines().all(|line| !line.contains(".extern") || line.contains(".extern .shared")));
         assembles_without_spills(&ptx, chip);
@@ -128,6 +166,42 @@ fn the_usual_shapes_are_all_tensor_cores() {
 }
 
 #[test]
+fn single_precision_is_tensor_cores_too() {
+    for (head_dim, tf32, chip) in
+        [(64, true, GpuChip::Sm80), (64, false, GpuChip::Sm90a), (128, false, GpuChip::Sm120)]
+    {
+        let kernel = AttentionKernel { tf32, ..case(4, (4, 4), head_dim, (512, 512), F32, Mask::causal()) };
+        let (text, launches) = module(&both(&kernel, Layout::Packed), chip);
+        let ptx = compile_ptx(&text, chip).unwrap();
+        assembles_without_spills(&ptx, chip);
+        // What a block of sm_120 has, the least of all.
+        assert!(launches.iter().flatten().all(|launch| launch.shared <= 99 << 10));
+        let products =
+            ptx.lines().filter(|l| l.contains("mma.sync.aligned.m16n8k8.row.col.f32.tf32")).count();
+        assert!(products > 0 && products % if tf32 { 1 } else { 3 } == 0, "{products}");
+        for body in ptx.split(".visible .entry").skip(1) {
+            let count = |what: &str| body.lines().filter(|l| l.contains(what)).count();
+            assert_eq!(count("atom.") + count("\tred."), 0);
+            if count("mma.sync") > 0 {
+                assert!(count("ldmatrix") > 0 && count("cp.async.cg") > 0);
+                assert!(count("st.global.v4") + count("st.global.v2.b64") > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_two_part_factors_to_read() {
+    let [kernel, _] = both(&case(1, (1, 1), 64, (32, 32), F32, Mask::Full), Layout::Packed);
+    let (text, _) = module(&[kernel], GpuChip::Sm80);
+    let lines: Vec<&str> = text.lines().filter(|l| !l.contains("extractvalue")).collect();
+    let products: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains("mma.sync")).collect();
+    // Of probabilities and values: the last eight columns' first.
+    let last = products.len() - 12;
+    insta::assert_snapshot!(lines[products[last - 1] + 1..=products[last + 2]].join("\n"));
+}
+
+#[test]
 fn a_small_kernel_to_read() {
     let [kernel, _] = both(&case(1, (1, 1), 64, (64, 64), Bf16, Mask::causal()), Layout::Packed);
     let (text, launches) = module(&[kernel], GpuChip::Sm80);
@@ -150,8 +224,8 @@ fn what_is_not_accepted_is_said() {
     let usual = || case(1, (2, 2), 64, (8, 8), Bf16, Mask::Full);
     let wide = refusal(case(1, (1, 1), 256, (8, 8), Bf16, Mask::Full));
     assert!(wide.contains("wider than 128"), "{wide}");
-    let single = refusal(case(1, (1, 1), 64, (8, 8), F32, Mask::Full));
-    assert!(single.contains("bf16 or f16"), "{single}");
+    let whole = refusal(case(1, (1, 1), 64, (8, 8), DType::I32, Mask::Full));
+    assert!(whole.contains("whole numbers"), "{whole}");
     let still = refusal(AttentionKernel { scale: 0.0, ..usual() });
     assert!(still.contains("scores times 0"), "{still}");
     let uneven = refusal(AttentionKernel { kv_heads: 3, ..usual() });
@@ -203,8 +277,14 @@ fn check(gpu: &Gpu, chip: GpuChip, kernel: &AttentionKernel, layout: Layout, num
     let [Kernel::Attention(k), Kernel::AttentionBackward(back)] = &kernels else { unreachable!() };
     let (text, launches) = module(&kernels, chip);
     let module = gpu.load(&compile_ptx(&text, chip).unwrap());
-    // Tensor cores cut their sums off rather than round them; the exponential has two units of error.
-    let machine = Machine { unit: 2f64.powi(-21), probability: unit(k.dtype) };
+    // Tensor cores cut their sums off rather than round them; the exponential has two units of error. Factors of f32 are TF32, with 11 bits,
+    // or two of them, with 22.
+    let (probability, factors) = match (k.dtype, k.tf32) {
+        (F32, true) => (2f64.powi(-11), 2f64.powi(-10)),
+        (F32, false) => (0.0, 2f64.powi(-20)),
+        (half, _) => (unit(half), 0.0),
+    };
+    let machine = Machine { unit: 2f64.powi(-21), probability, factors };
     let mut draw = |positions: u64, stride: u64| operand(numbers, k.dtype, k.batch, positions, stride);
     let s = &back.strides;
     let (q, key, v) = (draw(k.queries, s[0]), draw(k.keys, s[1]), draw(k.keys, s[2]));

@@ -79,6 +79,7 @@ fn attention() {
                 queries: length,
                 keys: length,
                 dtype: F32,
+                tf32: false,
                 scale: 0.125,
                 mask: Mask::Full,
                 strides: vec![heads * head_dim; 4],

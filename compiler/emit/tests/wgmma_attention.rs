@@ -46,6 +46,7 @@ fn attention(heads: (u64, u64), head_dim: u64, positions: u64, dtype: DType, mas
         queries: positions,
         keys: positions,
         dtype,
+        tf32: false,
         scale: 1.0 / (head_dim as f64).sqrt(),
         mask,
         strides: vec![packed, packed, packed, heads * head_dim],

@@ -115,6 +115,8 @@ pub struct AttentionKernel {
     pub keys: u64,
     /// Of q, k, v, y and their gradients in memory. Statistics are f32.
     pub dtype: DType,
+    /// Factors that are f32 may be rounded to TF32.
+    pub tf32: bool,
     /// Scores are multiplied by this.
     pub scale: f64,
     /// Which pairs may look.

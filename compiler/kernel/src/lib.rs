@@ -24,6 +24,7 @@ pub use print::print;
 
 use dspc_plan::Plan;
 use dspc_program::Family;
+use dspc_spec::settings::Precision;
 
 use crate::pool::Pool;
 use crate::state::State;
@@ -39,7 +40,7 @@ pub fn kernels(plan: &Plan, family: Family) -> Kernels {
 
 /// The same, with the logits of a GPU in chunks of at most so many bytes.
 pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Kernels {
-    let mut pool = Pool::new(family);
+    let mut pool = Pool::new(family, family == Family::Cuda && plan.train.precision == Precision::Tf32);
     let mut state = State::new(plan, &mut pool);
     let head = lower::Head { vocabulary: lower::Vocabulary::of(plan), logits_bytes_max };
     let head = (family == Family::Cuda).then_some(head);

@@ -67,8 +67,9 @@ fn describe(gemm: &Gemm, pool: &Pool) -> Option<ProductKernel> {
     let aligned =
         [gemm.a.place, gemm.b.place, gemm.c.place].into_iter().chain(others).all(|p| is_aligned(pool, &p));
     let Gemm { m, n, k, accumulate, .. } = *gemm;
+    let tf32 = pool.tf32 && a.dtype == DType::F32;
     let splits = Shape { m, n, k }.best_parts(PARTS_MAX, PART_TERMS_MIN);
-    Some(ProductKernel { m, n, k, a, b, c, accumulate, tf32: false, fused, splits, aligned })
+    Some(ProductKernel { m, n, k, a, b, c, accumulate, tf32, fused, splits, aligned })
 }
 
 fn dtype(pool: &Pool, place: &Place) -> DType {

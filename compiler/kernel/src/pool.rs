@@ -12,6 +12,8 @@ use crate::steps::{KernelIndex, NamedKernel, Storage, StorageId, StorageKind, Wi
 pub(crate) struct Pool {
     /// The kind of device that they are for.
     pub family: Family,
+    /// Whether factors of products that are f32 may be rounded to TF32.
+    pub tf32: bool,
     pub kernels: Vec<NamedKernel>,
     pub storages: Vec<Storage>,
     by_description: HashMap<String, KernelIndex>,
@@ -19,9 +21,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub fn new(family: Family) -> Self {
+    pub fn new(family: Family, tf32: bool) -> Self {
         let (kernels, storages) = (vec![], vec![]);
-        Self { family, kernels, storages, by_description: HashMap::new(), names: HashMap::new() }
+        Self { family, tf32, kernels, storages, by_description: HashMap::new(), names: HashMap::new() }
     }
 
     pub fn kernel(&mut self, stem: &str, kernel: Kernel) -> KernelIndex {

@@ -40,8 +40,16 @@ pub fn print(kernels: &Kernels) -> String {
 fn print_attention(k: &AttentionKernel, out: &mut String) {
     let _ = writeln!(
         out,
-        "   {} × {} heads ({} of keys) × {}   {} queries, {} keys   where {}   scale {:.6}",
-        k.batch, k.heads, k.kv_heads, k.head_dim, k.queries, k.keys, k.mask, k.scale
+        "   {} × {} heads ({} of keys) × {}   {} queries, {} keys   where {}   scale {:.6}{}",
+        k.batch,
+        k.heads,
+        k.kv_heads,
+        k.head_dim,
+        k.queries,
+        k.keys,
+        k.mask,
+        k.scale,
+        if k.tf32 { "   tf32" } else { "" }
     );
 }
 

@@ -117,7 +117,7 @@ impl Function {
         self.line(format!("nvvm.cp.async.wait.group {open}"));
     }
 
-    fn quad(&mut self, element: Element, text: String) -> Quad {
+    pub(super) fn quad(&mut self, element: Element, text: String) -> Quad {
         let all = self.value(Type::scalar(element), text);
         let ty = format!("!llvm.struct<({element}, {element}, {element}, {element})>");
         [0, 1, 2, 3]

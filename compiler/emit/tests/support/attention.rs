@@ -13,6 +13,8 @@ pub struct Machine {
     pub unit: f64,
     /// Of probabilities and their gradients before they are factors.
     pub probability: f64,
+    /// Of a product's two factors together, where they are rounded once more.
+    pub factors: f64,
 }
 
 /// An infix expression.
@@ -71,7 +73,8 @@ pub fn case(
     mask: Mask,
 ) -> AttentionKernel {
     let scale = 1.0 / (head_dim as f64).sqrt();
-    AttentionKernel { batch, heads, kv_heads, head_dim, queries, keys, dtype, scale, mask, strides: vec![] }
+    let (tf32, strides) = (false, vec![]);
+    AttentionKernel { batch, heads, kv_heads, head_dim, queries, keys, dtype, tf32, scale, mask, strides }
 }
 
 /// Index of an element: batch, position, head, column.
@@ -104,7 +107,7 @@ struct Softmax {
 
 fn scores(
     k: &AttentionKernel,
-    u: f64,
+    machine: Machine,
     [q, key]: [&Operand; 2],
     (b, h, i): (u64, u64, u64),
 ) -> Vec<(f64, f64)> {
@@ -120,7 +123,8 @@ fn scores(
             s += x;
             size += x.abs();
         }
-        (s * k.scale, (8.0 * (d as f64).sqrt() + 2.0) * u * size * k.scale.abs())
+        let rounding = (8.0 * (d as f64).sqrt() + 2.0) * machine.unit + machine.factors;
+        (s * k.scale, rounding * size * k.scale.abs())
     };
     (0..k.keys).map(row).collect()
 }
@@ -147,7 +151,7 @@ pub fn forward(k: &AttentionKernel, machine: Machine, [q, key, v]: [&Operand; 3]
     for b in 0..k.batch {
         for h in 0..k.heads {
             for i in 0..k.queries {
-                let soft = softmax(&scores(k, u, [q, key], (b, h, i)), u);
+                let soft = softmax(&scores(k, machine, [q, key], (b, h, i)), u);
                 let n = ((b * k.heads + h) * k.queries + i) as usize;
                 near(&format!("{what} lse"), n, lse.values[n], soft.lse, soft.lse_e, F32);
                 for c in 0..d {
@@ -155,7 +159,8 @@ pub fn forward(k: &AttentionKernel, machine: Machine, [q, key, v]: [&Operand; 3]
                     let want: f64 = (0..k.keys).map(|j| soft.p[j as usize] * value(j)).sum();
                     let size: f64 = (0..k.keys).map(|j| soft.p[j as usize] * value(j).abs()).sum();
                     let e: f64 = (0..k.keys).map(|j| soft.e[j as usize] * value(j).abs()).sum();
-                    let bound = e + (8.0 * (k.keys as f64).sqrt() * u + machine.probability) * size;
+                    let rounding = 8.0 * (k.keys as f64).sqrt() * u + machine.probability + machine.factors;
+                    let bound = e + rounding * size;
                     let place = at(k.strides[3], k.queries, d, (b, i, h, c));
                     near(&format!("{what} y"), place, y.values[place], want, bound, k.dtype);
                 }
@@ -194,11 +199,11 @@ pub fn backward(k: &AttentionKernel, machine: Machine, inputs: &[Operand], got: 
                     let x = |c: u64| dy.values[at(s[4], k.queries, d, (b, i, h, c))] * other(c);
                     let sum: f64 = (0..d).map(x).sum();
                     let size: f64 = (0..d).map(|c| x(c).abs()).sum();
-                    (sum, 8.0 * (d as f64).sqrt() * u * size)
+                    (sum, (8.0 * (d as f64).sqrt() * u + machine.factors) * size)
                 };
                 let (delta, delta_e) = dot(&|c| y.values[at(s[3], k.queries, d, (b, i, h, c))]);
                 let lse = lse.values[((b * k.heads + h) * k.queries + i) as usize];
-                for (j, (score, score_e)) in (0..).zip(scores(k, u, [q, key], (b, h, i))) {
+                for (j, (score, score_e)) in (0..).zip(scores(k, machine, [q, key], (b, h, i))) {
                     if !score.is_finite() {
                         continue;
                     }
@@ -236,7 +241,7 @@ pub fn backward(k: &AttentionKernel, machine: Machine, inputs: &[Operand], got: 
         for row in 0..k.batch * positions {
             for column in 0..heads * d {
                 let i = (row * stride + column) as usize;
-                let bound = want[i].e + 8.0 * terms.sqrt() * u * want[i].size;
+                let bound = want[i].e + (8.0 * terms.sqrt() * u + machine.factors) * want[i].size;
                 near(&format!("{what} {n}"), i, got.values[i], want[i].x, bound, k.dtype);
             }
         }

@@ -273,6 +273,7 @@ impl Lowering<'_> {
             }
             operands.push(location.place);
         }
+        let dtype = self.graph.ty(node.inputs[0]).dtype;
         let kernel = AttentionKernel {
             batch: q[..q.len() - 2].iter().product(),
             heads: form.heads,
@@ -280,7 +281,8 @@ impl Lowering<'_> {
             head_dim: form.head_dim,
             queries: q[q.len() - 2],
             keys: k[k.len() - 2],
-            dtype: self.graph.ty(node.inputs[0]).dtype,
+            dtype,
+            tf32: self.pool.tf32 && dtype == DType::F32,
             scale: form.scale,
             mask: form.mask.clone(),
             strides,

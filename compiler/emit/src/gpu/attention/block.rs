@@ -1,10 +1,11 @@
 //! What the kernels of attention share: a block of threads with a tile of its own, that walks over the tiles of others.
 
 use super::blocks::{Blocks, Inner, Outer, Walk};
+use super::factors::{Factors, Left};
 use super::operand::Head;
 use super::pipeline::Buffers;
 use super::shape::{Grid, Place, padded_width};
-use super::tile::{Copier, Format, Lanes, Left};
+use super::tile::{Copier, Format, Lanes};
 use crate::mask;
 use crate::mlir::{Element, Function, Order, Quad, Space, Type, Value};
 use dspc_graph::mask::Mask;
@@ -89,7 +90,8 @@ impl<'k> Plan<'k> {
     ) -> Result<Self, String> {
         let (strides, pointers) = if kernel.strides.len() == 4 { (4, 5) } else { (8, 10) };
         let width = padded_width(kernel, strides)?;
-        let format = Format { dtype: kernel.dtype, width, threads: tiling.warps * 32 };
+        let factors = Factors::of(kernel);
+        let format = Format { dtype: kernel.dtype, factors, width, threads: tiling.warps * 32 };
         let rows = tiling.warps * tiling.groups * 16;
         let blocks = Blocks::new(&symbol, kernel, outer, (rows, tiling.inner));
         let (heads, length) = match outer {
@@ -177,7 +179,7 @@ impl<'k> Plan<'k> {
 
     /// A warp's own rows of a tile as left factors; the address is of the first.
     pub fn left(&self, f: &mut Function, block: &Block, own: Value) -> Left {
-        let (groups, depths) = (self.tiling.groups, self.format.width / 16);
+        let (groups, depths) = (self.tiling.groups, self.format.row_bytes() / 32);
         match self.tiling.held {
             true => Left::held(f, &block.lanes, own, groups, depths),
             false => Left::shared(f, &block.lanes, own, groups, depths),

@@ -230,8 +230,9 @@ mod tests {
 
     fn kernel(queries: u64, keys: u64, mask: Mask) -> AttentionKernel {
         let strides = vec![64; 4];
-        let (batch, heads, kv_heads, head_dim, dtype, scale) = (1, 1, 1, 64, DType::Bf16, 0.125);
-        AttentionKernel { batch, heads, kv_heads, head_dim, queries, keys, dtype, scale, mask, strides }
+        let (batch, heads, kv_heads, head_dim) = (1, 1, 1, 64);
+        let (dtype, tf32, scale) = (DType::Bf16, false, 0.125);
+        AttentionKernel { batch, heads, kv_heads, head_dim, queries, keys, dtype, tf32, scale, mask, strides }
     }
 
     fn row(tile: u32, run: (u32, u32), full: (u32, u32)) -> Row {

@@ -1,4 +1,4 @@
-//! δ = Σ dy · y of every query, before the gradient's other kernels: a few lanes a row, 16 bytes each.
+//! δ = Σ dy · y of every query, before the gradient's other kernels: a few lanes a row, eight elements each.
 //!
 //! Shapes    y, dy: [batch, queries, heads, head_dim]   δ: f32 [batch, heads, queries rounded up]
 //! Numerics  products and sums in f32: a lane's eight in order, then a butterfly.
@@ -87,20 +87,25 @@ fn sum_rows(
 fn eight(f: &mut Function, kernel: &AttentionKernel, row: Value, column: Value, is_wide: bool) -> Vec<Value> {
     let of = element(kernel.dtype);
     let zero = f.float(1, 0.0);
+    let is_half = kernel.dtype.bytes() == 2;
     if is_wide {
-        let end = f.int32(kernel.head_dim);
-        let inside = f.order(Order::Below, column, end);
-        let none = f.int32(0);
-        let column = f.select(inside, column, none);
-        let at = f.offset(row, column, of);
-        let all = f.load(at, Type::vector(of, 8), 16);
-        let all = f.widen_half(all);
-        return (0..8)
-            .map(|i| {
+        let each = 16 / kernel.dtype.bytes();
+        let mut values = vec![];
+        for first in (0..8).step_by(each as usize) {
+            let column = f.plus(column, first);
+            let end = f.int32(kernel.head_dim);
+            let inside = f.order(Order::Below, column, end);
+            let none = f.int32(0);
+            let column = f.select(inside, column, none);
+            let at = f.offset(row, column, of);
+            let all = f.load(at, Type::vector(of, each as u32), 16);
+            let all = if is_half { f.widen_half(all) } else { all };
+            values.extend((0..each as u32).map(|i| {
                 let x = f.extract(all, i);
                 f.select(inside, x, zero)
-            })
-            .collect();
+            }));
+        }
+        return values;
     }
     (0..8)
         .map(|i| {
@@ -109,8 +114,8 @@ fn eight(f: &mut Function, kernel: &AttentionKernel, row: Value, column: Value, 
             let inside = f.order(Order::LessEqual, column, last);
             let column = f.minu(column, last);
             let at = f.offset(row, column, of);
-            let x = f.load(at, Type::scalar(of), 2);
-            let x = f.widen_half(x);
+            let x = f.load(at, Type::scalar(of), kernel.dtype.bytes());
+            let x = if is_half { f.widen_half(x) } else { x };
             f.select(inside, x, zero)
         })
         .collect()

@@ -4,13 +4,13 @@
 //! of the second product as they lie in registers.
 //!
 //! Shapes    q: [batch, queries, heads, head_dim]   k, v: [batch, keys, kv_heads, head_dim]   lse: f32 [batch, heads, queries]
-//! Numerics  scores, statistics and sums in f32; probabilities rounded to the operands' type before the second product.
+//! Numerics  scores, statistics and sums in f32; probabilities are factors of the second product, so rounded as those are.
 //! Source    Milakov, Gimelshein 2018; Dao 2023 (FlashAttention-2), algorithm 1.
 
 use super::block::{Block, Plan, Tiling, flat, quads};
 use super::blocks::Outer;
+use super::factors::{Left, Right, as_left, multiply};
 use super::operand::{Head, head, statistic};
-use super::tile::{Left, Right, as_left, multiply};
 use crate::mlir::{Element, Function, Order, Quad, Value};
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
@@ -101,7 +101,7 @@ impl Forward<'_> {
         mut softmax: Vec<Softmax>,
     ) -> (Vec<Vec<Quad>>, Vec<Softmax>) {
         let (plan, block) = (self.plan, self.block);
-        let with = (plan.format.dtype, &block.lanes);
+        let with = (plan.format.factors, &block.lanes);
         let inner = block.walk.inner(f, n);
         let nothing = if self.factors().0.is_some() { f32::INFINITY } else { f32::NEG_INFINITY };
         let keys = f.addi(block.buffers, buffer);
@@ -122,7 +122,7 @@ impl Forward<'_> {
                     }
                 }
             }
-            let p = as_left(f, plan.format.dtype, &scores);
+            let p = as_left(f, plan.format.factors, &scores);
             multiply(f, with, &p, (Right::Tile, values, rows), &mut sums);
         }
         (sums, softmax)

@@ -5,8 +5,8 @@
 
 use super::block::{Block, Plan, Tiling, flat, quads};
 use super::blocks::{Inner, Outer};
+use super::factors::{Left, Right, as_left, multiply};
 use super::gradient::{Operands, begin, differentiate, key_head, query_head, scaled, statistics};
-use super::tile::{Left, Right, as_left, multiply};
 use crate::mlir::{Element, Function, Order, Quad, Type, Value};
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
@@ -117,7 +117,7 @@ impl Keys<'_> {
         [mut dk, mut dv]: [Vec<Vec<Quad>>; 2],
     ) -> [Vec<Vec<Quad>>; 2] {
         let (plan, block) = (self.plan, self.block);
-        let with = (plan.format.dtype, &block.lanes);
+        let with = (plan.format.factors, &block.lanes);
         let (inner, _) = self.inner(f, n);
         let q = f.addi(block.buffers, buffer);
         let dy = f.plus(q, plan.format.bytes(plan.tiling.inner));
@@ -128,9 +128,9 @@ impl Keys<'_> {
             multiply(f, with, keys, (Right::Transposed, q, rows), &mut scores);
             multiply(f, with, values, (Right::Transposed, dy, rows), &mut dp);
             let [p, ds] = differentiate(f, (plan, block), &mask, scores, dp);
-            let p = as_left(f, plan.format.dtype, &p);
+            let p = as_left(f, plan.format.factors, &p);
             multiply(f, with, &p, (Right::Tile, dy, rows), &mut dv);
-            let ds = as_left(f, plan.format.dtype, &ds);
+            let ds = as_left(f, plan.format.factors, &ds);
             multiply(f, with, &ds, (Right::Tile, q, rows), &mut dk);
         }
         [dk, dv]

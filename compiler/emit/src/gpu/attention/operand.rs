@@ -15,13 +15,17 @@ pub(in crate::gpu) struct Head {
     pub positions: u64,
     /// Elements of a row.
     pub columns: u64,
-    /// Whether 8 elements from a multiple of 8 on can be accessed at once.
+    /// Whether 16 bytes of elements from a multiple of their number on can be accessed at once.
     pub is_wide: bool,
 }
 
 /// What an element is in memory.
 pub(in crate::gpu) fn element(dtype: DType) -> Element {
-    if dtype == DType::F16 { Element::F16 } else { Element::Bf16 }
+    match dtype {
+        DType::F32 => Element::F32,
+        DType::F16 => Element::F16,
+        DType::Bf16 | DType::I32 => Element::Bf16,
+    }
 }
 
 /// A head of an operand; batch and head are 32-bit numbers.
@@ -36,7 +40,8 @@ pub(in crate::gpu) fn head(
     let column = f.times(head, kernel.head_dim);
     let at = f.addi(first, column);
     let base = f.offset(pointer, at, element(kernel.dtype));
-    let is_wide = stride.is_multiple_of(8) && kernel.head_dim.is_multiple_of(8);
+    let each = 16 / kernel.dtype.bytes();
+    let is_wide = stride.is_multiple_of(each) && kernel.head_dim.is_multiple_of(each);
     Head { base, stride, positions, columns: kernel.head_dim, is_wide }
 }
 

@@ -5,9 +5,9 @@
 
 use super::block::{Block, Plan, Tiling, flat, quads};
 use super::blocks::Outer;
+use super::factors::{Left, Right, as_left, multiply};
 use super::gradient::{Operands, begin, differentiate, key_head, query_head, scaled, statistics};
 use super::operand::Head;
-use super::tile::{Left, Right, as_left, multiply};
 use crate::mlir::{Element, Function, Quad, Type, Value};
 use dspc_kernel::describe::AttentionKernel;
 use dspc_program::GpuLaunch;
@@ -94,7 +94,7 @@ impl Queries<'_> {
         mut dq: Vec<Vec<Quad>>,
     ) -> Vec<Vec<Quad>> {
         let (plan, block) = (self.plan, self.block);
-        let with = (plan.format.dtype, &block.lanes);
+        let with = (plan.format.factors, &block.lanes);
         let inner = block.walk.inner(f, n);
         let keys = f.addi(block.buffers, buffer);
         let values = f.plus(keys, plan.format.bytes(plan.tiling.inner));
@@ -112,7 +112,7 @@ impl Queries<'_> {
             multiply(f, with, q, (Right::Transposed, keys, rows), &mut scores);
             multiply(f, with, dy, (Right::Transposed, values, rows), &mut dp);
             let [_, ds] = differentiate(f, (plan, block), &mask, scores, dp);
-            let ds = as_left(f, plan.format.dtype, &ds);
+            let ds = as_left(f, plan.format.factors, &ds);
             multiply(f, with, &ds, (Right::Tile, keys, rows), &mut dq);
         }
         dq

@@ -29,8 +29,8 @@ pub(in crate::gpu) fn padded_width(kernel: &AttentionKernel, operands: usize) ->
     if k.strides.len() != operands {
         return Err(format!("{} strides where {operands} operands have one", k.strides.len()));
     }
-    if !matches!(k.dtype, DType::Bf16 | DType::F16) {
-        return Err(format!("attention over {} on a GPU: tensor cores take bf16 or f16", k.dtype));
+    if k.dtype == DType::I32 {
+        return Err("attention over whole numbers".to_string());
     }
     if k.queries.max(k.keys) > POSITIONS_MAX {
         return Err(format!("more than {POSITIONS_MAX} positions"));
