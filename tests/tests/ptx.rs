@@ -31,14 +31,6 @@ const SPECS: &[&str] = &[
     "../bench/gpu/specs/odd.dsp",
 ];
 
-/// The few that spill all the same: generation, beginning of the name, most bytes stored. Not one of them is large in any program here;
-/// one that no longer spills is taken off.
-const KNOWN_TO_SPILL: &[(&str, &str, u64)] = &[
-    ("sm_90a", "small_job_product", 84),
-    ("sm_90a", "small_job_attention_backward", 4),
-    ("sm_120", "odd_product", 4),
-];
-
 /// Kernels of a spec for GPUs, under names that say where they are from.
 fn kernels_of(path: &str) -> Vec<(String, Kernel)> {
     let path = file(path);
@@ -63,8 +55,8 @@ fn all_kernels() -> Vec<(String, Kernel)> {
     distinct.into_values().collect()
 }
 
-/// Functions that spill and should not, by what `ptxas -v` says of each.
-fn spilling(said: &str, chip: GpuChip) -> Vec<String> {
+/// Functions that spill, by what `ptxas -v` says of each.
+fn spilling(said: &str) -> Vec<String> {
     let mut function = "";
     let mut found = vec![];
     for line in said.lines() {
@@ -73,10 +65,7 @@ fn spilling(said: &str, chip: GpuChip) -> Vec<String> {
         }
         let Some((before, _)) = line.split_once(" bytes spill stores") else { continue };
         let stored: u64 = before.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
-        let known = KNOWN_TO_SPILL.iter().any(|(generation, name, most)| {
-            *generation == chip.name() && function.starts_with(name) && stored <= *most
-        });
-        if stored > 0 && !known {
+        if stored > 0 {
             found.push(format!("{function}: {}", line.trim()));
         }
     }
@@ -157,7 +146,7 @@ fn holds_for(chip: GpuChip) {
         }
     }
     match assemble(&ptx, chip) {
-        Some(said) => faults.extend(spilling(&said, chip)),
+        Some(said) => faults.extend(spilling(&said)),
         None => {
             eprintln!("SKIPPED: no ptxas in DSPC_PTXAS or PATH, so PTX for {} is not assembled", chip.name())
         }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use dspc_graph::ir::DType;
 use dspc_kernel::describe::Kernel;
 use dspc_program::{Family, Program};
 use dspc_runtime::artifact::{self, KernelFile};
@@ -93,14 +92,9 @@ fn refused_by_gpu(lowered: &Lowered) -> Option<String> {
         return None;
     }
     lowered.kernels.kernels.iter().find_map(|named| match &named.kernel {
-        Kernel::Attention(k) | Kernel::AttentionBackward(k) => match k.dtype {
-            DType::F32 | DType::I32 => Some("a GPU has no kernel for attention in f32".to_string()),
-            DType::Bf16 | DType::F16 if k.head_dim > HEAD_MAX => Some(format!(
-                "a GPU has no kernel for attention heads of {}, only up to {HEAD_MAX}",
-                k.head_dim
-            )),
-            DType::Bf16 | DType::F16 => None,
-        },
+        Kernel::Attention(k) | Kernel::AttentionBackward(k) => (k.head_dim > HEAD_MAX).then(|| {
+            format!("a GPU has no kernel for attention heads of {}, only up to {HEAD_MAX}", k.head_dim)
+        }),
         Kernel::Row(_) | Kernel::ScatterAdd(_) | Kernel::Product(_) => None,
     })
 }
@@ -142,7 +136,7 @@ impl Compiled {
 pub fn compiled(lowered: &[Lowered], targets: &[String]) -> Result<Compiled, Exit> {
     let program = |lowered: &Lowered| {
         if let Some(reason) = refused_by_gpu(lowered) {
-            let help = "write `precision = bf16` (heads of at most 128), or take the CPU: `--target cpu`, `--device cpu`";
+            let help = "take more and narrower heads, or the CPU: `--target cpu`, `--device cpu`";
             report::fault("E0531", &reason, help);
             return Err(Exit::InputErrors);
         }

@@ -75,6 +75,13 @@ fn cases() -> Vec<ProductKernel> {
         let fused = Some(ProductFused::BiasGradient(F32));
         all.push(ProductKernel { fused, splits, ..plain });
     }
+    for (i, turns) in TURNS.into_iter().enumerate() {
+        let plain = product([136, 204, 172], turns, [F32, F32], 4);
+        let fused = Some(epilogues(&plain)[i]);
+        let splits = 1 + i as u64 % 2 * 2;
+        all.push(ProductKernel { tf32: true, aligned: true, fused, splits, ..plain });
+        all.push(ProductKernel { tf32: true, ..product([67, 33, 90], turns, [F32, F32], 3) });
+    }
     let turned = product([40, 72, 96], [false, true], [Bf16, Bf16], 0);
     all.push(ProductKernel { c: matrix(Bf16, 40, 72, true, 0), ..turned });
     all
@@ -119,6 +126,16 @@ fn warps_read_sixteen_bytes_and_multiply_blocks() {
     // 64 rows of 64 columns, 8 at a time, among 32 lanes.
     assert_eq!(count(&ptx, "st.global.v4"), 16);
     assert_eq!(count(&ptx, "st.global"), 16);
+}
+
+#[test]
+fn warps_multiply_f32_as_tf32_where_that_is_allowed() {
+    let plain = product([4096, 4096, 4096], [false, true], [F32, F32], 0);
+    for (tf32, products) in [(false, 0), (true, 4 * 8 * 2)] {
+        let kernel = Kernel::Product(ProductKernel { tf32, ..plain.clone() });
+        let (ptx, _) = ptx_of(std::slice::from_ref(&kernel), GpuChip::Sm90a);
+        assert_eq!(count(&ptx, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"), products);
+    }
 }
 
 #[test]
@@ -230,7 +247,9 @@ fn products_agree_with_their_reading() {
         let named = if kernel.workspace_elements() > 0 { before.len() - 1 } else { before.len() };
         for (i, (got, want)) in got.iter().zip(&want).enumerate().take(named) {
             // Factors are near k^-1/4, so a sum's terms are near k^-1/2, and an f32 sum of k of them is out by k^1/2 units.
-            let sum = 8.0 * kernel.k as f64 * unit(F32);
+            // TF32 has 11 bits: a term is out by 2^-10 of itself, and k terms with signs of their own by k^1/2 times that; 6 times the most.
+            let rounding = if kernel.tf32 { 6.0 * 2f64.powi(-10) } else { 0.0 };
+            let sum = rounding + 8.0 * kernel.k as f64 * unit(F32);
             // tanh is out by 2^-11 (by 2^-21 in f32): x/2 of it in GELU with |x| up to 6, and up to 5 times it in the slope, times a sum up to 4.
             let tanh = match (&kernel.fused, kernel.c.dtype) {
                 (Some(ProductFused::GeluGradient { .. }), F32) => 2f64.powi(-16),

@@ -21,7 +21,7 @@ pub(super) enum Way {
 
 /// The way for a product.
 pub(super) fn way(problem: &Problem<'_>, chip: GpuChip) -> Way {
-    if problem.left.dtype == DType::F32 {
+    if problem.left.dtype == DType::F32 && !problem.kernel.tf32 {
         return Way::Plain;
     }
     if chip == GpuChip::Sm90a && hopper::accepts(problem) {

@@ -1,7 +1,7 @@
 //! Matrix products on a GPU: our own kernels, for hosts without NVIDIA's library and where they are faster.
 //!
-//! [`hopper`] for 16-bit factors in whole 16-byte rows on sm_90a, [`warps`] for all other 16-bit factors, [`plain`] for f32. A product in parts
-//! leaves them in its workspace, and [`combine`] adds them in order; a bias gradient is summed by [`column_sums`].
+//! [`hopper`] for 16-bit factors in whole 16-byte rows on sm_90a, [`warps`] for all other 16-bit factors and for TF32, [`plain`] for f32. A
+//! product in parts leaves them in its workspace, and [`combine`] adds them in order; a bias gradient is summed by [`column_sums`].
 
 mod choose;
 mod column_sums;

@@ -1,19 +1,22 @@
 //! Products by the tensor cores of every generation: warps that multiply 16 × 16 × 8 blocks out of shared memory (`mma.sync`).
 //!
 //! Shapes    any; a block is [`Tile::m`] × [`Tile::n`] of the result, four warps with a quarter each.
-//! Copies    16 bytes at a time by the copy unit, [`Tile::stages`] pieces of 32 terms ahead; where rows are not whole 16 bytes, by element.
-//! Banks     16-byte columns of a piece are permuted by the row, so that eight rows of a matrix lie in all 32 banks.
-//! Numerics  f32 sums in the order of the terms, 16 at a time; parts of the summed dim apart from each other.
+//! Factors   16 bits, or f32 rounded to TF32: a block is then 16 × 8 × 8, the same number of bytes.
+//! Copies    16 bytes at a time by the copy unit, [`Tile::stages`] pieces of 64 bytes of terms ahead; where rows are not whole 16 bytes, by element.
+//! Banks     16-byte runs of a piece are permuted by the row, so that eight rows of a matrix lie in all 32 banks.
+//! Numerics  f32 sums in the order of the terms, a block's at a time; parts of the summed dim apart from each other.
 
 use super::finish::{Finish, Strip};
 use super::problem::{Factor, Neighbours, Problem};
 use crate::gpu::attributes;
 use crate::gpu::memory::stored;
-use crate::mlir::{Element, Function, Order, Quad, Space, Turned, Type, Value};
+use crate::mlir::{Element, Function, INT, Order, Quad, Space, Turned, Type, Value};
+use dspc_graph::ir::DType;
 use dspc_program::GpuLaunch;
 
-/// Terms of a piece.
-const DEPTH: u64 = 32;
+/// Bytes of a piece's terms, and how many blocks they are.
+const LINE: u64 = 64;
+const BLOCKS: u64 = 2;
 /// Threads of a block.
 const THREADS: u64 = 128;
 /// Rows of blocks that follow each other before the next column of blocks: what they share stays in the second cache.
@@ -37,15 +40,13 @@ struct Side {
     pointer: Value,
     /// Rows (or columns) of the tile.
     length: u64,
-    /// The tile's first row (or column).
-    first: Value,
     /// Bytes before the factor in a stage.
     start: u64,
-    /// This thread's runs of eight elements.
+    /// This thread's runs of 16 bytes.
     runs: Vec<Run>,
 }
 
-/// Eight neighbours that a thread copies.
+/// 16 bytes of neighbours that a thread copies.
 struct Run {
     /// Row (or column) of the factor, past the end too.
     sum: Value,
@@ -69,15 +70,15 @@ pub(super) fn emit(symbol: &str, problem: &Problem<'_>, tile: Tile) -> Result<(S
     let (rows, cols) = (problem.m.div_ceil(tile.m), problem.n.div_ceil(tile.n));
     let (row, col) = super::band(f, block, rows, cols, BAND);
     let (row, col) = (f.times(row, tile.m), f.times(col, tile.n));
-    let (pieces, share) = problem.pieces(DEPTH);
+    let (pieces, share) = problem.pieces(depth(problem));
     let (begin, end) = part(f, problem, pieces, share);
-    let stage_bytes = (tile.m + tile.n) * DEPTH * 2;
+    let stage_bytes = (tile.m + tile.n) * LINE;
     let (left, right) = (operands[problem.left.operand], operands[problem.right.operand]);
     let sides = [
         Side::new(f, problem, problem.left, left, (tile.m, row, 0), thread),
-        Side::new(f, problem, problem.right, right, (tile.n, col, tile.m * DEPTH * 2), thread),
+        Side::new(f, problem, problem.right, right, (tile.n, col, tile.m * LINE), thread),
     ];
-    let copy = Copy { problem, shared, sides: &sides, stage_bytes };
+    let copy = Copy { problem, shared, sides: &sides };
     // The first pieces.
     for stage in 0..tile.stages - 1 {
         let piece = f.plus(begin, stage);
@@ -125,6 +126,11 @@ pub(super) fn emit(symbol: &str, problem: &Problem<'_>, tile: Tile) -> Result<(S
     Ok((super::dynamic_shared(&shared_symbol) + &text, launch))
 }
 
+/// Terms of a piece.
+fn depth(problem: &Problem<'_>) -> u64 {
+    LINE / problem.left.dtype.bytes()
+}
+
 /// Pieces of this block's part of the summed dim.
 fn part(f: &mut Function, problem: &Problem<'_>, pieces: u64, share: u64) -> (Value, Value) {
     if problem.kernel.splits == 1 {
@@ -146,24 +152,24 @@ impl Side {
         (length, first, start): (u64, Value, u64),
         thread: Value,
     ) -> Self {
-        let runs = length * DEPTH / 8 / THREADS;
+        let runs = length * LINE / 16 / THREADS;
+        let each = 16 / factor.dtype.bytes();
         let is_regular = problem.is_regular();
         let run = |i: u64| {
             let index = f.plus(thread, i * THREADS);
-            let (across, along) = match factor.neighbours {
-                Neighbours::Terms => (DEPTH / 8, length),
-                Neighbours::Sums => (length / 8, DEPTH),
+            let across = match factor.neighbours {
+                Neighbours::Terms => LINE / 16,
+                Neighbours::Sums => length / each,
             };
-            debug_assert!(across.is_power_of_two() && along > 0);
             let mask = f.int32(across - 1);
             let chunk = f.and(index, mask);
             let line = f.shr(index, i64::from(across.trailing_zeros()));
-            let to = shared_offset(f, factor.neighbours, length, line, chunk);
+            let to = shared_offset(f, &factor, length, line, chunk);
             let to = f.plus(to, start);
-            let eight = f.shl(chunk, 3);
+            let along = f.times(chunk, each);
             let (sum, term) = match factor.neighbours {
-                Neighbours::Terms => (f.addi(first, line), eight),
-                Neighbours::Sums => (f.addi(first, eight), line),
+                Neighbours::Terms => (f.addi(first, line), along),
+                Neighbours::Sums => (f.addi(first, along), line),
             };
             let wide = |f: &mut Function, x: Value| f.zero_extend(x, Element::I64);
             let elements = match factor.neighbours {
@@ -175,7 +181,7 @@ impl Side {
                     f.addi(row, term)
                 }
                 Neighbours::Sums => {
-                    let last = f.int32(if is_regular { factor.length - 8 } else { factor.length - 1 });
+                    let last = f.int32(if is_regular { factor.length - each } else { factor.length - 1 });
                     let sum = f.minu(sum, last);
                     let (sum, term) = (wide(f, sum), wide(f, term));
                     let row = f.times(term, factor.stride);
@@ -185,29 +191,35 @@ impl Side {
             Run { sum, term, elements, to }
         };
         let runs = (0..runs).map(run).collect();
-        Side { factor, pointer, length, first, start, runs }
+        Side { factor, pointer, length, start, runs }
     }
 
     /// Elements from one piece to the next.
     fn piece_elements(&self) -> u64 {
+        let depth = LINE / self.factor.dtype.bytes();
         match self.factor.neighbours {
-            Neighbours::Terms => DEPTH,
-            Neighbours::Sums => DEPTH * self.factor.stride,
+            Neighbours::Terms => depth,
+            Neighbours::Sums => depth * self.factor.stride,
         }
     }
 }
 
-/// Bytes into a factor's part of a stage: lines of 64 bytes (four runs of eight terms), or lines of a term's elements.
-fn shared_offset(f: &mut Function, neighbours: Neighbours, length: u64, line: Value, chunk: Value) -> Value {
-    let (key, bytes) = match neighbours {
-        Neighbours::Terms => {
+/// Bytes into a factor's part of a stage: lines of a row's terms, or lines of a term's elements; 16 bytes of it.
+fn shared_offset(f: &mut Function, factor: &Factor, length: u64, line: Value, chunk: Value) -> Value {
+    let bits = |f: &mut Function, x: Value, mask: u64| {
+        let mask = f.int32(mask);
+        f.and(x, mask)
+    };
+    let (key, bytes) = match (factor.neighbours, factor.dtype.bytes()) {
+        (Neighbours::Terms, _) => {
             let key = f.shr(line, 1);
-            let mask = f.int32(3);
-            (f.and(key, mask), DEPTH * 2)
+            (bits(f, key, 3), LINE)
         }
-        Neighbours::Sums => {
-            let mask = f.int32(7);
-            (f.and(line, mask), length * 2)
+        (Neighbours::Sums, 2) => (bits(f, line, 7), length * 2),
+        // Eight elements of each of four lines are read together.
+        (Neighbours::Sums, size) => {
+            let key = bits(f, line, 3);
+            (f.shl(key, 1), length * size)
         }
     };
     let chunk = f.xor(chunk, key);
@@ -221,16 +233,14 @@ struct Copy<'c> {
     problem: &'c Problem<'c>,
     shared: Value,
     sides: &'c [Side; 2],
-    stage_bytes: u64,
 }
 
 impl Copy<'_> {
     /// Into the stage that begins at so many bytes.
     fn piece(&self, f: &mut Function, piece: Value, stage: Value) {
-        debug_assert!(self.stage_bytes > 0);
         let stage = f.addi(self.shared, stage);
         let wide = f.zero_extend(piece, Element::I64);
-        let term = f.times(piece, DEPTH);
+        let term = f.times(piece, depth(self.problem));
         for side in self.sides {
             let before = f.times(wide, side.piece_elements());
             for run in &side.runs {
@@ -250,7 +260,7 @@ impl Copy<'_> {
         let element = stored(side.factor.dtype);
         let mut at = f.addi(run.elements, before);
         let mut size = None;
-        if !self.problem.k.is_multiple_of(DEPTH) {
+        if !self.problem.k.is_multiple_of(depth(self.problem)) {
             let term = f.addi(term, run.term);
             let end = f.int32(self.problem.k);
             let is_term = f.order(Order::Less, term, end);
@@ -265,10 +275,11 @@ impl Copy<'_> {
     /// Element by element.
     fn guarded(&self, f: &mut Function, side: &Side, run: &Run, term: Value, to: Value) {
         let element = stored(side.factor.dtype);
-        let bits = Type::scalar(Element::I16);
+        let size = side.factor.dtype.bytes();
+        let bits = Type::scalar(if size == 2 { Element::I16 } else { Element::I32 });
         let none = f.int(bits, 0);
         let term = f.addi(term, run.term);
-        let values: Vec<Value> = (0..8)
+        let values: Vec<Value> = (0..16 / size)
             .map(|e| {
                 let (sum, term) = match side.factor.neighbours {
                     Neighbours::Terms => (run.sum, f.plus(term, e)),
@@ -287,7 +298,7 @@ impl Copy<'_> {
                 let at = f.times(line, side.factor.stride);
                 let at = f.addi(at, neighbour);
                 let at = f.offset(side.pointer, at, element);
-                let x = f.load(at, bits, 2);
+                let x = f.load(at, bits, size);
                 f.select(is_term, x, none)
             })
             .collect();
@@ -296,13 +307,21 @@ impl Copy<'_> {
     }
 }
 
+/// Where a lane finds its share of four 8 × 8 matrices, bytes after an address in a stage.
+#[derive(Clone, Copy)]
+enum Block {
+    /// A row of one of them; they come into registers as they lie, or transposed.
+    Matrices(Value, u64, Turned),
+    /// Its words, one by one.
+    Words([(Value, u64); 4]),
+}
+
 /// A warp's quarter of a tile.
 struct Warps {
     tile: Tile,
-    /// Addresses in a stage of each 16 rows' and 16 columns' matrices, by the 16 terms.
-    left: Vec<Vec<(Value, u64)>>,
-    right: Vec<Vec<(Value, u64)>>,
-    turned: [Turned; 2],
+    /// Addresses in a stage of each 16 rows' and 16 columns' blocks, by the blocks of terms.
+    left: Vec<Vec<Block>>,
+    right: Vec<Vec<Block>>,
     /// First row and column in the tile.
     row: Value,
     col: Value,
@@ -320,12 +339,7 @@ impl Warps {
         // Which row of which matrix a lane addresses: left matrices are rows first, right ones terms first.
         let left = Self::addresses(f, &sides[0], lane, row, tile.m / 2, true);
         let right = Self::addresses(f, &sides[1], lane, col, tile.n / 2, false);
-        let turned = [0, 1].map(|i| match sides[i].factor.neighbours {
-            Neighbours::Terms => Turned::No,
-            Neighbours::Sums => Turned::Yes,
-        });
-        debug_assert!(sides[0].first.ty == sides[1].first.ty);
-        Warps { tile, left, right, turned, row, col, lane }
+        Warps { tile, left, right, row, col, lane }
     }
 
     /// Where a lane's row of the four matrices of each 16 × 16 block lies.
@@ -338,7 +352,7 @@ impl Warps {
         first: Value,
         length: u64,
         rows_first: bool,
-    ) -> Vec<Vec<(Value, u64)>> {
+    ) -> Vec<Vec<Block>> {
         let bit = |f: &mut Function, n: i64| {
             let shifted = f.shr(lane, n);
             let one = f.int32(1);
@@ -349,37 +363,66 @@ impl Warps {
         let (second, fourth) = (bit(f, 3), bit(f, 4));
         // The matrix's place among two along the sums, and among two along the terms.
         let (by_sum, by_term) = if rows_first { (second, fourth) } else { (fourth, second) };
-        let blocks = 0..length / 16;
-        match side.factor.neighbours {
-            Neighbours::Terms => {
-                // Lines are rows: the lane's row of the block, and the chunk of eight terms.
+        let (blocks, factor) = (0..length / 16, &side.factor);
+        match (factor.neighbours, factor.dtype.bytes()) {
+            (Neighbours::Terms, _) => {
+                // Lines are rows: the lane's row of the block, and the 16 bytes of terms.
                 let eight = f.shl(by_sum, 3);
                 let line = f.addi(inner, eight);
                 let line = f.addi(first, line);
-                let by_depth: Vec<Value> = (0..DEPTH / 16)
+                let by_depth: Vec<Value> = (0..BLOCKS)
                     .map(|s| {
                         let chunk = f.plus(by_term, 2 * s);
-                        shared_offset(f, Neighbours::Terms, side.length, line, chunk)
+                        shared_offset(f, factor, side.length, line, chunk)
                     })
                     .collect();
-                blocks
-                    .map(|i| by_depth.iter().map(|&at| (at, side.start + i * 16 * DEPTH * 2)).collect())
-                    .collect()
+                let block = |i: u64| {
+                    let start = side.start + i * 16 * LINE;
+                    by_depth.iter().map(|&at| Block::Matrices(at, start, Turned::No)).collect()
+                };
+                blocks.map(block).collect()
             }
-            Neighbours::Sums => {
+            (Neighbours::Sums, 2) => {
                 // Lines are terms: the lane's term, and the chunk of eight rows.
                 let eight = f.shl(by_term, 3);
                 let line = f.addi(inner, eight);
                 let chunk = f.shr(first, 3);
                 let chunk = f.addi(chunk, by_sum);
-                blocks
-                    .map(|i| {
-                        let chunk = f.plus(chunk, 2 * i);
-                        let at = shared_offset(f, Neighbours::Sums, side.length, line, chunk);
-                        let step = 16 * side.length * 2;
-                        (0..DEPTH / 16).map(|s| (at, side.start + s * step)).collect()
-                    })
-                    .collect()
+                let block = |i: u64| {
+                    let chunk = f.plus(chunk, 2 * i);
+                    let at = shared_offset(f, factor, side.length, line, chunk);
+                    let step = 16 * side.length * 2;
+                    (0..BLOCKS).map(|s| Block::Matrices(at, side.start + s * step, Turned::Yes)).collect()
+                };
+                blocks.map(block).collect()
+            }
+            (Neighbours::Sums, size) => {
+                // No instruction transposes 32 bits: a lane's words are of the row lane / 4 and the term lane mod 4.
+                let three = f.int32(3);
+                let line = f.and(lane, three);
+                let row = f.shr(lane, 2);
+                let row = f.addi(first, row);
+                let block = |i: u64| {
+                    let [upper, lower] = [0, 8].map(|h| {
+                        let row = f.plus(row, 16 * i + h);
+                        let chunk = f.shr(row, 2);
+                        let at = shared_offset(f, factor, side.length, line, chunk);
+                        let word = f.and(row, three);
+                        let word = f.shl(word, 2);
+                        f.addi(at, word)
+                    });
+                    (0..BLOCKS)
+                        .map(|s| {
+                            let at = |lines: u64| side.start + (8 * s + lines) * side.length * size;
+                            let (near, far) = (at(0), at(4));
+                            Block::Words(match rows_first {
+                                true => [(upper, near), (lower, near), (upper, far), (lower, far)],
+                                false => [(upper, near), (upper, far), (lower, near), (lower, far)],
+                            })
+                        })
+                        .collect()
+                };
+                blocks.map(block).collect()
             }
         }
     }
@@ -391,18 +434,30 @@ impl Warps {
     /// Adds the products of the stage at an address.
     fn multiply(&self, f: &mut Function, problem: &Problem<'_>, stage: Value, sums: &[Value]) -> Vec<Value> {
         let mut sums = sums.to_vec();
-        let matrices = |f: &mut Function, at: &[Vec<(Value, u64)>], s: usize, turned: Turned| {
-            let load = |block: &Vec<(Value, u64)>| {
-                let (at, bytes) = block[s];
+        let dtype = problem.left.dtype;
+        let fetch = |f: &mut Function, blocks: &[Vec<Block>], s: usize| -> Vec<Quad> {
+            let word = |f: &mut Function, (at, bytes): (Value, u64)| {
                 let at = f.addi(stage, at);
-                let at = f.shared_at(at, bytes);
-                f.load_matrices(at, turned)
+                f.shared_at(at, bytes)
             };
-            at.iter().map(load).collect::<Vec<Quad>>()
+            let quad = |block: &Vec<Block>| {
+                let quad = match block[s] {
+                    Block::Matrices(at, bytes, turned) => {
+                        let at = word(f, (at, bytes));
+                        f.load_matrices(at, turned)
+                    }
+                    Block::Words(words) => words.map(|at| {
+                        let at = word(f, at);
+                        f.load(at, INT, 4)
+                    }),
+                };
+                if dtype == DType::F32 { quad.map(|word| f.round_to_tf32(word)) } else { quad }
+            };
+            blocks.iter().map(quad).collect()
         };
-        for s in 0..(DEPTH / 16) as usize {
-            let left = matrices(f, &self.left, s, self.turned[0]);
-            let right = matrices(f, &self.right, s, self.turned[1]);
+        for s in 0..BLOCKS as usize {
+            let left = fetch(f, &self.left, s);
+            let right = fetch(f, &self.right, s);
             let across = right.len() * 2;
             for (i, &a) in left.iter().enumerate() {
                 for j in 0..across {
@@ -410,7 +465,10 @@ impl Warps {
                     let b = [b[j % 2 * 2], b[j % 2 * 2 + 1]];
                     let at = (i * across + j) * 4;
                     let c = [sums[at], sums[at + 1], sums[at + 2], sums[at + 3]];
-                    let c = f.multiply_matrices(problem.left.dtype, a, b, c);
+                    let c = match dtype {
+                        DType::F32 => f.multiply_tf32(a, b, c),
+                        _ => f.multiply_matrices(dtype, a, b, c),
+                    };
                     sums[at..at + 4].copy_from_slice(&c);
                 }
             }
