@@ -177,9 +177,14 @@ impl<'k> Plan<'k> {
         self.tiling.warps * self.tiling.groups * 16
     }
 
+    /// Columns that products run over: those of a head, in whole squares; the rest of a tile's is 0 and never used.
+    pub fn columns(&self) -> u64 {
+        self.kernel.head_dim.next_multiple_of(16)
+    }
+
     /// A warp's own rows of a tile as left factors; the address is of the first.
     pub fn left(&self, f: &mut Function, block: &Block, own: Value) -> Left {
-        let (groups, depths) = (self.tiling.groups, self.format.row_bytes() / 32);
+        let (groups, depths) = (self.tiling.groups, self.columns() * self.format.dtype.bytes() / 32);
         match self.tiling.held {
             true => Left::held(f, &block.lanes, own, groups, depths),
             false => Left::shared(f, &block.lanes, own, groups, depths),

@@ -3,8 +3,8 @@
 //! An f32 as two: x = big + small, both with 11 bits, so 22 of 24 bits stay. a · b is then a big · big, and two products with a small factor; that of
 //! both small factors is below the last bit. Source: Ootomo, Yokota 2022, section 3.
 //!
-//! The tensor cores cut their f32 sums off rather than round them, always towards 0. Sums over a whole sequence would drift, so of two-part
-//! factors those of a tile are made apart and added by the ordinary units.
+//! The tensor cores cut their f32 sums off rather than round them, always towards 0: sums over a whole sequence would drift, and small terms
+//! would be cut off beside a large beginning. So products of two-part factors begin from 0 and are added by the ordinary units.
 
 use super::tile::Lanes;
 use crate::mlir::{Function, Quad, Turned, Value};
@@ -136,9 +136,29 @@ pub(super) fn multiply(
     right: (Right, Value, u64),
     sums: &mut [Vec<Quad>],
 ) {
-    if with.0 == Factors::Split && right.0 == Right::Tile {
-        return multiply_apart(f, with, left, right, sums);
+    match (with.0, right.0) {
+        (Factors::Split, Right::Tile) => return multiply_apart(f, with, left, right, sums),
+        (Factors::Split, Right::Transposed) => {
+            let zero = f.float(1, 0.0);
+            let before = sums.to_vec();
+            sums.iter_mut().flatten().for_each(|sum| *sum = [zero; 4]);
+            accumulate(f, with, left, right, sums);
+            for (sum, before) in sums.iter_mut().flatten().flatten().zip(before.iter().flatten().flatten()) {
+                *sum = f.add(*sum, *before);
+            }
+        }
+        (Factors::Half(_) | Factors::Tf32, _) => accumulate(f, with, left, right, sums),
     }
+}
+
+/// The same by the tensor cores alone.
+fn accumulate(
+    f: &mut Function,
+    with: (Factors, &Lanes),
+    left: &Left,
+    right: (Right, Value, u64),
+    sums: &mut [Vec<Quad>],
+) {
     let start = begin(f, with, right);
     for depth in 0..left.depths() {
         let left = left.parts(f, with, depth);
@@ -154,7 +174,7 @@ pub(super) fn multiply(
     }
 }
 
-/// The same, with the tile's own sums begun from 0.
+/// The same, sum after sum: few registers beside those of sums that stay.
 fn multiply_apart(
     f: &mut Function,
     with: (Factors, &Lanes),

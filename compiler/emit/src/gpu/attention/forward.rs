@@ -71,7 +71,7 @@ impl Forward<'_> {
         plan.buffers.await_first(f);
         let own = f.addi(block.own, block.warp_bytes);
         let queries = plan.left(f, block, own);
-        let sums = plan.zeros(f, plan.format.width);
+        let sums = plan.zeros(f, plan.columns());
         let rows = plan.tiling.groups as usize * 2;
         let (none, zero) = (f.float(1, f32::NEG_INFINITY), f.float(1, 0.0));
         let mut carried = flat(&sums);

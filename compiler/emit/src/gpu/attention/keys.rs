@@ -47,7 +47,7 @@ impl Keys<'_> {
         plan.buffers.await_first(f);
         let own = [block.own, values_at].map(|at| f.addi(at, block.warp_bytes));
         let left = own.map(|own| plan.left(f, block, own));
-        let sums = plan.zeros(f, plan.format.width);
+        let sums = plan.zeros(f, plan.columns());
         let both = [flat(&sums), flat(&sums)].concat();
         let both = plan.buffers.walk(f, tiles, &both, copy, |f, n, buffer, both| {
             let (dk, dv) = both.split_at(both.len() / 2);

@@ -55,7 +55,7 @@ impl Queries<'_> {
         plan.buffers.await_first(f);
         let own = [block.own, dy_at].map(|at| f.addi(at, block.warp_bytes));
         let left = own.map(|own| plan.left(f, block, own));
-        let sums = plan.zeros(f, plan.format.width);
+        let sums = plan.zeros(f, plan.columns());
         let dq = plan.buffers.walk(f, block.walk.count, &flat(&sums), copy, |f, n, buffer, dq| {
             let dq = self.step(f, (n, buffer), &left, &starts, quads(dq, &sums));
             flat(&dq)
