@@ -27,10 +27,11 @@ pub(super) fn way(problem: &Problem<'_>, chip: GpuChip) -> Way {
     if chip == GpuChip::Sm90a && hopper::accepts(problem) {
         return Way::Hopper(hopper_tile(problem));
     }
-    let stages = if chip == GpuChip::Sm120 { 3 } else { 4 };
     let blocks = |m: u64, n: u64| problem.m.div_ceil(m) * problem.n.div_ceil(n) * problem.kernel.splits;
     let (m, n) =
         [(128, 128), (64, 128)].into_iter().find(|&(m, n)| blocks(m, n) >= PROCESSORS).unwrap_or((64, 64));
+    // Small tiles have room for more.
+    let stages = if chip == GpuChip::Sm120 && m + n > 128 { 3 } else { 4 };
     Way::Warps(warps::Tile { m, n, stages })
 }
 
