@@ -62,7 +62,7 @@ WORKS = [
 # The loss check: spec, and how far its curve may lie from PyTorch's in fp32. `first`: the first loss, relative. `early`: root mean square
 # of the relative difference over the first 30 steps. `rms`: the same over the whole run. `bias`: its mean, sign kept.
 #
-# There is none in fp32: attention in single precision has no kernel on a GPU (E0531).
+# There is none in fp32: tests/tests/gpu.rs compares such runs with the CPU's, step by step.
 # bf16, fp16: a value is right to 2^-9 or 2^-12. Errors of single values are independent, and the loss is a mean over some thousand
 # targets, so the first loss is far better than that; 1e-3 and 2e-4 leave room for a shared error of an output weight. Later losses
 # differ because the weights do. Over some thirty steps the difference grows with the rounding; then training itself makes any

@@ -138,15 +138,18 @@ fn faults_of_the_data_are_coded_and_leave_nothing_behind() {
 }
 
 #[test]
-fn attention_in_single_precision_is_refused_for_a_gpu_and_built_for_the_cpu() {
+fn heads_that_are_too_wide_are_refused_for_a_gpu_and_built_for_the_cpu() {
     let folder = bigram();
-    let spec = "use std::gpt2\nmodel = gpt2::tiny(vocab: data.vocab, context: data.sequence)\n\
+    let spec = "use std::gpt2\nmodel = gpt2::gpt2(layers: 1, heads: 1, width: 192, vocab: data.vocab, context: data.sequence)\n\
         data { text: [\"text.txt\"], tokenizer: \"chars\", sequence: 4 }\n\
         optimizer = adamw(lr: 1e-3)\ntrain { batch: 2, steps: 1 }\n";
     std::fs::write(folder.path().join("attends.dsp"), spec).unwrap();
     let (code, _, talk) = run(folder.path(), &["build", "attends.dsp", "--target", "sm_90a"]);
     assert_eq!(code, 1, "{talk}");
-    assert!(talk.starts_with("error[E0531]: a GPU has no kernel for attention in f32\n"), "{talk}");
+    assert!(
+        talk.starts_with("error[E0531]: a GPU has no kernel for attention heads of 192, only up to 128\n"),
+        "{talk}"
+    );
     assert!(!folder.path().join("attends.dspx").exists());
     let (code, _, talk) = run(folder.path(), &["run", "attends.dsp", "--device", "cpu"]);
     assert_eq!(code, 0, "{talk}");

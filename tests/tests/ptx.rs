@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use dspc::passes;
 use dspc_emit::{GpuChip, compile_ptx, gpu_module};
 use dspc_graph::ir::DType;
-use dspc_kernel::describe::Kernel;
+use dspc_kernel::describe::{AttentionKernel, Kernel, ProductKernel};
 use dspc_program::{Family, GpuLaunch};
 use dspc_source::{Colour, render_text};
 use dspc_tests::file;
@@ -31,11 +31,29 @@ const SPECS: &[&str] = &[
     "../bench/gpu/specs/odd.dsp",
 ];
 
-/// Kernels of a spec for GPUs, under names that say where they are from.
-fn kernels_of(path: &str) -> Vec<(String, Kernel)> {
+/// Specs that are taken in other precisions too: sizes that fill no tile, and sizes that do.
+const IN_SINGLE: &[(&str, &str)] = &[
+    ("../bench/gpu/specs/odd.dsp", "fp32"),
+    ("../bench/gpu/specs/odd.dsp", "tf32"),
+    ("../bench/gpu/specs/small_job.dsp", "fp32"),
+    ("../bench/gpu/specs/small_job.dsp", "tf32"),
+];
+
+/// Kernels of a spec for GPUs, in its own precision or another, under names that say where they are from.
+fn kernels_of(path: &str, precision: Option<&str>) -> Vec<(String, Kernel)> {
     let path = file(path);
-    let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-    let mut front = passes::read(&format!("{stem}.dsp"), &std::fs::read_to_string(&path).unwrap());
+    let mut stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    if let Some(precision) = precision {
+        let lines = text.lines().map(|line| match line.starts_with("precision") {
+            true => format!("precision = {precision}\n"),
+            false => format!("{line}\n"),
+        });
+        text = lines.collect();
+        assert!(text.contains(&format!("\nprecision = {precision}\n")), "no precision in {stem}");
+        stem = format!("{stem}_{precision}");
+    }
+    let mut front = passes::read(&format!("{stem}.dsp"), &text);
     let facts = dspc::facts::gather(&front.tree, &dspc::facts::root(&path));
     passes::check(&mut front, &stem, &facts.data);
     let report = || render_text(&front.diagnostics, &front.sources, Colour::Plain);
@@ -49,7 +67,9 @@ fn kernels_of(path: &str) -> Vec<(String, Kernel)> {
 /// Kernels of all the specs, each description once.
 fn all_kernels() -> Vec<(String, Kernel)> {
     let mut distinct = BTreeMap::new();
-    for (symbol, kernel) in SPECS.iter().flat_map(|path| kernels_of(path)) {
+    let own = SPECS.iter().map(|path| (*path, None));
+    let single = IN_SINGLE.iter().map(|(path, precision)| (*path, Some(*precision)));
+    for (symbol, kernel) in own.chain(single).flat_map(|(path, precision)| kernels_of(path, precision)) {
         distinct.entry(format!("{kernel:?}")).or_insert((symbol, kernel));
     }
     distinct.into_values().collect()
@@ -104,9 +124,15 @@ fn streams(kernel: &Kernel, launch: &GpuLaunch) -> bool {
     blocks > 1 && whole
 }
 
-/// Instructions of which its products must have one; none where it has no products, or none in half precision.
+/// Instructions of which its products must have one; none where it has no products, or only such of f32 as may not be rounded.
 fn product_instructions(kernel: &Kernel, chip: GpuChip) -> &'static [&'static str] {
     let half = |dtype| matches!(dtype, DType::Bf16 | DType::F16);
+    if let Kernel::Attention(AttentionKernel { dtype: DType::F32, .. })
+    | Kernel::AttentionBackward(AttentionKernel { dtype: DType::F32, .. })
+    | Kernel::Product(ProductKernel { tf32: true, .. }) = kernel
+    {
+        return &["mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"];
+    }
     let (half, in_whole_tiles) = match kernel {
         Kernel::Row(_) | Kernel::ScatterAdd(_) => return &[],
         Kernel::Attention(a) | Kernel::AttentionBackward(a) => {

@@ -32,6 +32,11 @@ impl Function {
         self.int(INT, x as i64)
     }
 
+    /// The same 32-bit number, as one that the compiler does not know: a loop up to it is not written out turn by turn, which would take registers.
+    pub fn unknown(&mut self, x: Value) -> Value {
+        self.value(INT, format!("llvm.inline_asm \"mov.b32 $0, $1;\", \"=r,r\" {x} : (i32) -> i32"))
+    }
+
     /// Waits for all threads of the block.
     pub fn barrier(&mut self) {
         self.line("nvvm.barrier0");

@@ -47,6 +47,9 @@ pub(super) fn accepts(problem: &Problem<'_>) -> bool {
         && fits(problem.k)
 }
 
+/// A loop over so few pieces would be written out turn by turn.
+const PIECES_FEW: u64 = 8;
+
 /// Where things lie in a block's shared memory: stages, then a barrier for each that is full, then one for each that is empty.
 struct Layout {
     tile: Tile,
@@ -212,6 +215,7 @@ impl Work<'_> {
         let end = f.plus(begin, share);
         let all = f.int32(pieces);
         let end = f.minu(end, all);
+        let end = if pieces <= PIECES_FEW { f.unknown(end) } else { end };
         Share { row, col, part, begin, end }
     }
 

@@ -66,6 +66,8 @@ impl Items {
         let head = f.times(part, self.section);
         let head = f.addi(head, inside);
         let row = f.times(rank, ROW);
+        // Of one row all numbers would be constants.
+        let row = if self.tiles == 1 { f.unknown(row) } else { row };
         let [tile, first, partial, visits] = [0, 1, 2, 3].map(|i| {
             let at = f.plus(row, i);
             self.number(f, at)
