@@ -1,7 +1,7 @@
 //! Arenas, buffers, parameters and tables: what can be said without looking at an instruction.
 
 use crate::{Rule, finding::Findings, region::Region};
-use dspc_program::{Buffer, ElementType, FORMAT_VERSION, Program, Role};
+use dspc_program::{Buffer, ElementType, FORMAT_VERSION, ParamShard, Program, Role};
 use std::collections::{BTreeMap, HashSet};
 
 const ALIGNMENT: u64 = 64;
@@ -167,13 +167,26 @@ fn check_params(program: &Program, findings: &mut Findings) {
             fault(format!("slot {} of `{}`, which has {}", param.slot, buffer.name, buffer.slots));
         }
         let elements = param.dims.iter().try_fold(1, |product: u64, dim| product.checked_mul(*dim));
-        if elements != Some(buffer.elements) {
+        let fits = match &param.shard {
+            None => elements == Some(buffer.elements),
+            Some(shard) => fits_shards(program, shard, elements, buffer),
+        };
+        if !fits {
             fault(format!("{:?} elements in slots of {}", param.dims, buffer.elements));
         }
-        if !taken.insert((param.buffer, param.slot)) {
+        let start = param.shard.map(|shard| shard.start);
+        if !taken.insert((param.buffer, param.slot, start)) {
             fault(format!("slot {} of `{}` is another's", param.slot, buffer.name));
         }
     }
+}
+
+/// Whether a tensor lies inside the range that a slot holds a shard of.
+fn fits_shards(program: &Program, shard: &ParamShard, elements: Option<u64>, buffer: &Buffer) -> bool {
+    let size = program.groups.get(shard.of.group as usize).map_or(0, |group| group.size);
+    let end = elements.and_then(|elements| shard.start.checked_add(elements));
+    let whole = shard.of.elements.checked_mul(size);
+    shard.of.elements == buffer.elements && end.zip(whole).is_some_and(|(end, whole)| end <= whole)
 }
 
 /// A table, or a counter whose first value is one.

@@ -34,6 +34,7 @@ enum Part {
     Factor,
     Product,
     Epilogue,
+    Exchange,
 }
 
 impl Use {
@@ -105,7 +106,7 @@ impl Lister<'_> {
     fn run(&mut self, place: &Place, elements: u64, access: OperandAccess) {
         let dtype = self.program.buffers[place.buffer.0 as usize].dtype;
         let extent = Extent::Rows { rows: 1, cols: elements, stride: elements };
-        self.operand(place, &Operand { access, dtype, extent }, Part::Kernel);
+        self.operand(place, &Operand { access, dtype, extent }, Part::Exchange);
     }
 
     fn matrix_product(&mut self, gemm: &Gemm) {
@@ -236,12 +237,16 @@ pub(crate) fn check_apart(kind: EntryKind, step: &Step<'_>, uses: &[Use], findin
 /// Whether two operands may have bytes in common though one is written.
 ///
 /// A kernel may write exactly what it reads: it handles an element after reading it. An epilogue runs on rows of the product while they
-/// are in cache, so it may use any columns of it; it may not touch a factor, which later rows still need.
+/// are in cache, so it may use any columns of it; it may not touch a factor, which later rows still need. A collective may work in place: the rank's own shard lies
+/// in the whole.
 fn may_share(a: &Use, b: &Use) -> bool {
     match (a.part, b.part) {
         (Part::Product, Part::Epilogue) => a.region.covers(&b.region),
         (Part::Kernel, Part::Kernel) | (Part::Epilogue, Part::Epilogue) => {
             a.region == b.region && a.writes() != b.writes()
+        }
+        (Part::Exchange, Part::Exchange) => {
+            a.writes() != b.writes() && (a.region.covers(&b.region) || b.region.covers(&a.region))
         }
         _ => false,
     }

@@ -174,7 +174,9 @@ pub(crate) fn lower_as(
     let batch = Batch { batch: settings.train.batch.value, micro_batch, accumulation };
     let mesh = Mesh::of(&settings.parallel.value);
     let graphs = Graphs { train, evaluate, logits };
-    let plan = dspc_plan::plan(&spec.name, mesh, batch, settings.train.steps.value, graphs);
+    let (zero, deterministic) = (settings.zero.value, settings.deterministic.value);
+    let spread = dspc_plan::Spread { zero, deterministic };
+    let plan = dspc_plan::plan(&spec.name, mesh, batch, settings.train.steps.value, graphs, spread);
     verified("plan", dspc_plan::verify(&plan));
     let kernels = dspc_kernel::kernels(&plan, family);
     let program =

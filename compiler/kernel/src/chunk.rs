@@ -112,7 +112,7 @@ fn written(step: &Step, pool: &Pool) -> Vec<StorageId> {
             _ => 0,
         },
         Step::Gemm(_) => 2, // its factors
-        Step::Zero(..) | Step::Loop(_) => 0,
+        Step::Zero(..) | Step::Collective(_) | Step::Only(..) | Step::Loop(_) => 0,
     };
     touched(step, pool).split_off(reads)
 }
@@ -168,7 +168,7 @@ impl Chunks<'_> {
         match step {
             Step::Gemm(gemm) => self.product(gemm),
             Step::Launch(launch) => self.launch(launch),
-            Step::Zero(..) | Step::Loop(_) => None,
+            Step::Zero(..) | Step::Collective(_) | Step::Only(..) | Step::Loop(_) => None,
         }
     }
 

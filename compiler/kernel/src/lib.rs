@@ -8,10 +8,12 @@ mod absorb;
 mod chunk;
 pub mod describe;
 mod evaluate;
+mod exchange;
 mod fuse;
 mod locate;
 mod lower;
 mod own;
+mod piece;
 mod pool;
 mod print;
 mod state;
@@ -54,10 +56,13 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
     }
     let mut train = vec![];
     if plan.batch.accumulation > 1 {
-        train.extend(
-            state.groups.iter().map(|g| Step::Zero(steps::Place::start(g.gradients), "accumulate".into())),
-        );
+        train.extend(state.pieces.iter().flat_map(|piece| {
+            let zero = |at| Step::Zero(at, "accumulate".into());
+            piece.by_turn(vec![zero(piece.at_turn(piece.gradients, piece.holding.gradients, piece.elements))])
+        }));
     }
+    let micro_batch = exchange::reduce_gradients(plan, &state, micro_batch, &mut pool);
+    exchange::gather_losses(&state, &mut evaluate);
     train.push(Step::Loop(Loop {
         name: "micro-batch".into(),
         micro: true,
@@ -66,7 +71,7 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
         body: micro_batch,
     }));
     train.extend(update::lower_update(plan, &state, &mut pool));
-    let refresh = update::lower_refresh(&state, &mut pool);
+    let refresh = update::lower_refresh(plan, &state, &mut pool);
     Kernels {
         name: plan.name.clone(),
         family,
@@ -76,5 +81,6 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
         evaluate,
         logits,
         refresh,
+        params: state.places,
     }
 }

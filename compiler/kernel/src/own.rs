@@ -23,7 +23,7 @@ pub(crate) fn give_own_products(steps: &mut [Step], pool: &mut Pool) {
         match step {
             Step::Loop(inner) => give_own_products(&mut inner.body, pool),
             Step::Gemm(gemm) => gemm.own = own(gemm, pool),
-            Step::Launch(_) | Step::Zero(..) => {}
+            Step::Launch(_) | Step::Zero(..) | Step::Collective(_) | Step::Only(..) => {}
         }
     }
 }

@@ -7,7 +7,8 @@ use dspc_graph::rowfn::{Access, BinaryFn, Node, NodeId, ReduceFn, RowMap, UnaryF
 use crate::describe::{
     AttentionKernel, Kernel, ProductFused, ProductKernel, ProductMatrix, RowKernel, Split, Target,
 };
-use crate::steps::{Fused, Kernels, Launch, Matrix, Place, Step};
+use crate::steps::{Collective, CollectiveKind, Fused, Kernels, Launch, Matrix, Part, Place, Step};
+use dspc_program::{Over, When};
 
 /// The kernel layer as text.
 pub fn print(kernels: &Kernels) -> String {
@@ -226,6 +227,13 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
             Step::Zero(at, origin) => {
                 let _ = writeln!(out, "{pad}{} = 0   # {origin}", place(kernels, at));
             }
+            Step::Collective(collective) => {
+                let _ = writeln!(out, "{pad}{}   # {}", exchange(kernels, collective), collective.origin);
+            }
+            Step::Only(when, step) => {
+                let _ = writeln!(out, "{pad}{}", condition(when));
+                print_steps(kernels, std::slice::from_ref(step), depth + 1, out);
+            }
             Step::Loop(l) => {
                 let order = if l.reverse { ", last first" } else { "" };
                 let _ = writeln!(out, "{pad}{} × {}{order}", l.count, l.name);
@@ -233,6 +241,35 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
             }
         }
     }
+}
+
+/// `x[turn], x[turn+1] = all_gather y[turn], y[turn+1]   by 4096`
+fn exchange(kernels: &Kernels, collective: &Collective) -> String {
+    let kind = match collective.kind {
+        CollectiveKind::ReduceScatter { sum, tree } => {
+            format!("reduce_scatter by k{}{}", sum.0, if tree { " as a tree" } else { "" })
+        }
+        CollectiveKind::AllGather => "all_gather".into(),
+    };
+    let part =
+        |p: &Part| format!("{} = {}, {} a shard", place(kernels, &p.to), place(kernels, &p.from), p.elements);
+    format!("{kind}: {}", collective.parts.iter().map(part).collect::<Vec<_>>().join("; "))
+}
+
+/// `if turn % 4 is 3`
+fn condition(when: &When) -> String {
+    let what = match when.over {
+        Over::MicroBatches => "micro-batch",
+        Over::Turns => "turn",
+    };
+    let every = if when.every > 1 {
+        format!(" % {} is {}{}", when.every, if when.except { "not " } else { "" }, when.at)
+    } else {
+        String::new()
+    };
+    let from = if when.from > 0 { format!(" from {}", when.from) } else { String::new() };
+    let below = when.below.map_or(String::new(), |below| format!(" below {below}"));
+    format!("if {what}{every}{from}{below}")
 }
 
 /// What a product does besides, after its line.
@@ -268,5 +305,6 @@ fn place(kernels: &Kernels, place: &Place) -> String {
     let slot: Vec<String> = [turn, micro, add].into_iter().flatten().collect();
     let slot = if slot.is_empty() { String::new() } else { format!("[{}]", slot.join("+")) };
     let offset = if place.offset > 0 { format!("+{}", place.offset) } else { String::new() };
-    format!("{}{slot}{offset}", storage.name)
+    let shard = place.shard.map_or(String::new(), |elements| format!("/shard({elements})"));
+    format!("{}{slot}{offset}{shard}", storage.name)
 }

@@ -2,57 +2,60 @@
 
 use std::collections::BTreeMap;
 
-use dspc_graph::ir::{DType, Input, ParamId, Table, TensorType};
-use dspc_plan::{Batch, Plan};
+use dspc_graph::ir::{DType, Input, Param, ParamId, Table, TensorType};
+use dspc_plan::{AxisId, Batch, GRID_ELEMENTS, Member, Plan};
 use dspc_train::Storage;
 use dspc_train::optimizer::scaler::Scaling;
 
+use crate::piece::{Piece, pieces};
 use crate::pool::Pool;
-use crate::steps::{StorageId, StorageKind, TableKind, Within};
+use crate::steps::{ParamPlace, StorageId, StorageKind, TableKind};
 
 /// Where the training state lies.
 pub(crate) struct State {
-    /// A group's parameters, gradients, first and second moments, flat; by group.
-    pub groups: Vec<GroupState>,
-    /// Each parameter, by [`ParamId`].
+    /// Groups, or the classes that ranks share out.
+    pub pieces: Vec<Piece>,
+    /// Each parameter as ops read it, by [`ParamId`].
     pub params: Vec<StorageId>,
-    /// Each gradient, likewise.
+    /// Each gradient as ops write it, likewise.
     pub gradients: Vec<StorageId>,
+    /// Where the runtime finds parameters and moments.
+    pub places: Vec<ParamPlace>,
     pub tokens: StorageId,
     pub targets: StorageId,
     pub inv_targets: StorageId,
     pub rng: StorageId,
+    /// The loss of each of the rank's micro-batches.
     pub loss: StorageId,
+    /// The losses of all ranks, where there are several.
+    pub losses: Option<StorageId>,
     /// In half precision.
     pub loss_scale: Option<StorageId>,
     pub batch: Batch,
     tables: BTreeMap<String, StorageId>,
 }
 
-pub(crate) struct GroupState {
-    /// What ops read.
-    pub parameters: StorageId,
-    /// What the optimizer updates, in f32: the parameters themselves where they are f32.
-    pub masters: StorageId,
-    pub gradients: StorageId,
-    pub moments: [StorageId; 2],
-    pub elements: u64,
-    pub decay: bool,
-}
-
 impl State {
     pub fn new(plan: &Plan, pool: &mut Pool) -> Self {
         let storage = Storage::of(&plan.train.precision);
-        let groups: Vec<GroupState> =
-            plan.partition.groups.iter().map(|g| group_state(g, storage, pool)).collect();
-        let masters = parts(plan, &groups, pool, |g| g.masters, "", StorageKind::Param);
+        let pieces = pieces(plan, pool);
+        let members = Members { plan, pieces: &pieces };
+        let masters =
+            members.views(pool, "", StorageKind::Param, |p| p.has_whole_masters().then_some(p.masters));
         let params = if storage.has_masters() {
             let suffix = format!(".{}", storage.compute);
-            parts(plan, &groups, pool, |g| g.parameters, &suffix, |_| StorageKind::Parameters)
+            members.views(pool, &suffix, |_| StorageKind::Parameters, |p| Some(p.parameters))
         } else {
-            masters
+            masters.clone()
         };
-        let gradients = parts(plan, &groups, pool, |g| g.gradients, ".grad", |_| StorageKind::Gradients);
+        let gradients = members.views(pool, ".grad", |_| StorageKind::Gradients, |p| Some(p.gradients));
+        let moments = [0, 1].map(|i| {
+            let whole = |p: &Piece| (!p.holding.optimizer.is_shard()).then_some(p.moments[i]);
+            members.views(pool, [".m", ".v"][i], |_| StorageKind::MomentPart, whole)
+        });
+        let places = members.places(&masters, &moments);
+        let every =
+            |views: Vec<Option<StorageId>>| views.into_iter().map(|v| v.unwrap_or(StorageId(0))).collect();
         let loss_scale = match Scaling::of(&plan.train.precision) {
             Scaling::None => None,
             Scaling::Static(scale) => Some(StorageKind::Table(TableKind::Constant(scale))),
@@ -60,18 +63,23 @@ impl State {
         };
         let slots = plan.batch.accumulation;
         let ids = input_type(plan).elements();
+        let ranks = plan.mesh.size(AxisId::Data);
+        let (own, own_kind) =
+            if ranks > 1 { ("loss.own", StorageKind::State) } else { ("loss", StorageKind::Loss) };
         Self {
-            groups,
-            params,
-            gradients,
+            params: every(params),
+            gradients: every(gradients),
+            places,
             tokens: pool.storage("tokens", DType::I32, ids, slots, StorageKind::Tokens),
             targets: pool.storage("targets", DType::I32, ids, slots, StorageKind::Targets),
             inv_targets: pool.storage("inv_targets", DType::F32, 1, 1, StorageKind::InvTargets),
             rng: pool.storage("rng", DType::I32, 4, slots, StorageKind::Rng),
-            loss: pool.storage("loss", DType::F32, 1, slots, StorageKind::Loss),
+            loss: pool.storage(own, DType::F32, 1, slots, own_kind),
+            losses: (ranks > 1).then(|| pool.storage("loss", DType::F32, ranks, slots, StorageKind::Loss)),
             loss_scale: loss_scale.map(|kind| pool.storage("loss_scale", DType::F32, 1, 1, kind)),
             batch: plan.batch,
             tables: BTreeMap::new(),
+            pieces,
         }
     }
 
@@ -105,40 +113,60 @@ fn input_type(plan: &Plan) -> TensorType {
     tokens.map_or_else(|| TensorType { dtype: DType::I32, dims: vec![] }, |v| v.ty.clone())
 }
 
-fn group_state(group: &dspc_plan::Group, storage: Storage, pool: &mut Pool) -> GroupState {
-    let name = &group.name;
-    let mut flat =
-        |what: &str, dtype, kind| pool.storage(&format!("{what}.{name}"), dtype, group.elements, 1, kind);
-    let parameters = flat("params", storage.compute, StorageKind::Parameters);
-    let masters = match storage.has_masters() {
-        true => flat("masters", DType::F32, StorageKind::Masters),
-        false => parameters,
-    };
-    GroupState {
-        parameters,
-        masters,
-        gradients: flat("grads", storage.accumulate, StorageKind::Gradients),
-        moments: ["m", "v"].map(|what| flat(what, DType::F32, StorageKind::Moments)),
-        elements: group.elements,
-        decay: group.decay,
-    }
+/// Parameters and the pieces that they lie in.
+struct Members<'a> {
+    plan: &'a Plan,
+    pieces: &'a [Piece],
 }
 
-fn parts(
-    plan: &Plan,
-    groups: &[GroupState],
-    pool: &mut Pool,
-    flat: impl Fn(&GroupState) -> StorageId,
-    suffix: &str,
-    kind: impl Fn(ParamId) -> StorageKind,
-) -> Vec<StorageId> {
-    let params = plan.train.graph.params.iter().zip(&plan.partition.members).enumerate();
-    params
-        .map(|(id, (param, member))| {
-            let storage = flat(&groups[member.group.0 as usize]);
-            let within = Within { storage, offset: member.offset, stride: member.stride };
-            let name = format!("{}{suffix}", param.name);
-            pool.part(&name, param.ty.elements(), member.turns, kind(ParamId(id as u32)), within)
-        })
-        .collect()
+impl Members<'_> {
+    fn piece(&self, member: &Member) -> &Piece {
+        let at = if self.pieces.iter().any(Piece::is_shared) { member.class.0 } else { member.group.0 };
+        &self.pieces[at as usize]
+    }
+
+    fn all(&self) -> impl Iterator<Item = (ParamId, &Param, &Member, &Piece)> {
+        let params = self.plan.train.graph.params.iter().zip(&self.plan.partition.members).enumerate();
+        params.map(|(id, (param, member))| (ParamId(id as u32), param, member, self.piece(member)))
+    }
+
+    /// A view a parameter of a storage of its piece, where there is a whole one.
+    fn views(
+        &self,
+        pool: &mut Pool,
+        suffix: &str,
+        kind: impl Fn(ParamId) -> StorageKind,
+        storage: impl Fn(&Piece) -> Option<StorageId>,
+    ) -> Vec<Option<StorageId>> {
+        let view = |(id, param, member, piece): (ParamId, &Param, &Member, &Piece)| {
+            let within = piece.within(self.plan, member, storage(piece)?);
+            let kept = pool.storages[within.storage.0 as usize].slots;
+            let slots = if piece.is_shared() { kept.min(member.turns) } else { member.turns };
+            Some(pool.part(&format!("{}{suffix}", param.name), param.ty.elements(), slots, kind(id), within))
+        };
+        self.all().map(view).collect()
+    }
+
+    fn places(
+        &self,
+        masters: &[Option<StorageId>],
+        moments: &[Vec<Option<StorageId>>; 2],
+    ) -> Vec<ParamPlace> {
+        let place = |(param, _, member, piece): (ParamId, &Param, &Member, &Piece)| {
+            let id = param.0 as usize;
+            let moment = |i: usize, name: &str| {
+                (name.to_string(), piece.moment_of(self.plan, member, piece.moments[i], moments[i][id]))
+            };
+            let class = self.plan.partition.class(member.class);
+            ParamPlace {
+                param,
+                at: piece.master_of(self.plan, member, masters[id]),
+                grid_row: self.plan.partition.first_row(member.class)
+                    + (member.offset - class.start) / GRID_ELEMENTS,
+                grid_rows: class.rows(),
+                moments: vec![moment(0, "m"), moment(1, "v")],
+            }
+        };
+        self.all().map(place).collect()
+    }
 }

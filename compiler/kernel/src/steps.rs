@@ -1,7 +1,7 @@
 //! What the kernel layer yields: steps over storages, before any byte offset is known.
 
 use dspc_graph::ir::{DType, ParamId, Table};
-use dspc_program::Family;
+use dspc_program::{Family, When};
 
 use crate::describe::Kernel;
 
@@ -32,6 +32,32 @@ pub struct Kernels {
     pub logits: Vec<Step>,
     /// Parameters as ops read them, from masters that were set from outside.
     pub refresh: Vec<Step>,
+    /// Where each parameter and its moments lie.
+    pub params: Vec<ParamPlace>,
+}
+
+/// Where what training changes of a parameter lies: of the masters where there are any.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ParamPlace {
+    /// Which.
+    pub param: ParamId,
+    /// Its storage, a slot a turn; that of its class where ranks share it out.
+    pub at: ShardedPlace,
+    /// Rows of the grid of gradients before its first turn's.
+    pub grid_row: u64,
+    /// Rows of the grid from one turn to the next.
+    pub grid_rows: u64,
+    /// The optimizer's, and their names.
+    pub moments: Vec<(String, ShardedPlace)>,
+}
+
+/// A tensor in a storage of its own shape, or in a rank's shard of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShardedPlace {
+    /// Which storage.
+    pub storage: StorageId,
+    /// Elements of a shard, and of the range before the tensor.
+    pub shard: Option<(u64, u64)>,
 }
 
 /// A kernel and the words it was named after.
@@ -82,10 +108,16 @@ pub enum StorageKind {
     Masters,
     /// One parameter in its group: of the masters where there are any.
     Param(ParamId),
+    /// A rank's shards of a class of parameters that are their own masters.
+    ParamShards,
+    /// A rank's shards of a class of masters.
+    MasterShards,
     /// A group of gradients, flat, or one in it.
     Gradients,
-    /// A group of first or second moments, flat, or one in it.
+    /// A range of first or second moments.
     Moments,
+    /// One parameter's in it.
+    MomentPart,
     /// Filled by the runtime before a step.
     Tokens,
     /// Likewise.
@@ -152,12 +184,14 @@ pub struct Place {
     pub micro: bool,
     /// Elements into the slot.
     pub offset: u64,
+    /// The rank's own of equal shards, of so many elements, of what lies there.
+    pub shard: Option<u64>,
 }
 
 impl Place {
     /// The start of a storage's first slot.
     pub fn start(storage: StorageId) -> Self {
-        Self { storage, add: 0, turn: false, micro: false, offset: 0 }
+        Self { storage, add: 0, turn: false, micro: false, offset: 0, shard: None }
     }
 }
 
@@ -171,6 +205,10 @@ pub enum Step {
     Gemm(Gemm),
     /// Zeroes a slot.
     Zero(Place, String),
+    /// Ranks exchange data.
+    Collective(Collective),
+    /// A step of some turns alone; not a loop.
+    Only(When, Box<Step>),
     /// A block, again and again.
     Loop(Loop),
 }
@@ -182,9 +220,51 @@ impl Step {
             Step::Launch(launch) => launch.operands.clone(),
             Step::Gemm(gemm) => gemm.places(),
             Step::Zero(place, _) => vec![*place],
+            Step::Collective(collective) => {
+                let (from, to) =
+                    (collective.parts.iter().map(|p| p.from), collective.parts.iter().map(|p| p.to));
+                from.chain(to).collect()
+            }
+            Step::Only(_, step) => step.places(),
             Step::Loop(inner) => inner.body.iter().flat_map(Step::places).collect(),
         }
     }
+}
+
+/// What the ranks of the data axis tell one another.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Collective {
+    /// What.
+    pub kind: CollectiveKind,
+    /// Ranges that travel together.
+    pub parts: Vec<Part>,
+    /// For people.
+    pub origin: String,
+}
+
+/// Kinds of collectives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CollectiveKind {
+    /// Every rank gets its shard of the sum.
+    ReduceScatter {
+        /// Adds a shard of every rank.
+        sum: KernelIndex,
+        /// In that kernel's order.
+        tree: bool,
+    },
+    /// Every rank gets all shards.
+    AllGather,
+}
+
+/// A range of a collective.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Read.
+    pub from: Place,
+    /// Written.
+    pub to: Place,
+    /// Elements of one shard.
+    pub elements: u64,
 }
 
 /// A kernel and its operands.

@@ -9,9 +9,10 @@ use dspc_train::optimizer::scaler::Scaling;
 use dspc_train::optimizer::{adamw, norm};
 
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
+use crate::exchange;
 use crate::pool::Pool;
 use crate::state::State;
-use crate::steps::{Launch, Place, Step, StorageId, StorageKind, TableKind};
+use crate::steps::{Launch, Place, Step, StorageKind, TableKind};
 
 /// Columns of the grid on which the norm is summed: a group's size is a multiple of it.
 pub(crate) const NORM_COLS: u64 = dspc_plan::GRID_ELEMENTS;
@@ -35,16 +36,7 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
         table(pool, "table.bias2", TableKind::BiasCorrection(betas.1)),
     ];
 
-    let mut steps = vec![];
-    let rows: u64 = state.groups.iter().map(|g| g.elements / NORM_COLS).sum();
-    let squares = pool.storage("squares", DType::F32, rows, 1, StorageKind::Activation);
-    let mut row = 0;
-    for group in &state.groups {
-        let function = norm::sum_of_squares(group.elements / NORM_COLS, NORM_COLS);
-        let to = Place { offset: row, ..Place::start(squares) };
-        steps.push(launch(pool, "sum_of_squares", function, vec![Place::start(group.gradients), to]));
-        row += group.elements / NORM_COLS;
-    }
+    let (mut steps, squares, rows) = exchange::squares(plan, state, pool);
     let scaling = Scaling::of(&plan.train.precision);
     let mut reads = vec![Place::start(squares), applied, tables[0], tables[1], tables[2]];
     let mut writes = vec![grad_norm, finite, factor, lr, bias1, bias2, applied, first_bad];
@@ -61,34 +53,43 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
     }
     let operands = reads.into_iter().chain(writes).collect();
     steps.push(launch(pool, "step_scalars", norm::step_scalars(rows, plan.train.clip, &scaling), operands));
-    for group in &state.groups {
-        let decay = if group.decay { weight_decay } else { 0.0 };
+    for piece in &state.pieces {
+        let decay = if piece.decay { weight_decay } else { 0.0 };
         let rule = adamw::AdamW { betas, eps, weight_decay: decay };
-        let copies = if group.masters == group.parameters { Copies::No } else { Copies::Yes };
-        let function = adamw::update(group.elements / NORM_COLS, NORM_COLS, rule, copies);
-        let flat = |id: StorageId| Place::start(id);
-        let (p, g, [m, v]) = (flat(group.masters), flat(group.gradients), group.moments.map(flat));
-        let copy = (copies == Copies::Yes).then(|| flat(group.parameters));
-        let operands = [p, g, m, v, factor, lr, bias1, bias2, finite, p, m, v].into_iter().chain(copy);
-        steps.push(launch(pool, "adamw", function, operands.collect()));
+        let copies = if piece.is_own_master() { Copies::No } else { Copies::Yes };
+        let at = piece.operands();
+        let (p, g, [m, v]) = (at.masters, at.gradients, at.moments);
+        let places: Vec<Place> = [p, g, m, v].into_iter().chain(at.copy).collect();
+        steps.extend(piece.over_turns(places, piece.updated(), |rows, at| {
+            let function = adamw::update(rows, NORM_COLS, rule, copies);
+            let scalars = [factor, lr, bias1, bias2, finite];
+            let written = [at[0], at[2], at[3]].into_iter().chain(at.get(4).copied());
+            let operands = at[..4].iter().copied().chain(scalars).chain(written).collect();
+            launch(pool, "adamw", function, operands)
+        }));
     }
+    steps.extend(exchange::gather_updated(plan, state));
     steps
 }
 
 /// Lowers the copy from masters to the parameters that ops read; nothing where these are the masters.
-pub(crate) fn lower_refresh(state: &State, pool: &mut Pool) -> Vec<Step> {
-    let copied = state.groups.iter().filter(|g| g.masters != g.parameters);
-    copied
-        .map(|group| {
-            let function = adamw::copy(group.elements / NORM_COLS, NORM_COLS);
-            let operands = vec![Place::start(group.masters), Place::start(group.parameters)];
-            launch(pool, "cast_parameters", function, operands)
-        })
-        .collect()
+pub(crate) fn lower_refresh(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<Step> {
+    let mut steps = vec![];
+    for piece in state.pieces.iter().filter(|piece| !piece.is_own_master()) {
+        let at = piece.operands();
+        let places = std::iter::once(at.masters).chain(at.copy).collect();
+        steps.extend(piece.over_turns(places, piece.updated(), |rows, at| {
+            launch(pool, "cast_parameters", adamw::copy(rows, NORM_COLS), at)
+        }));
+    }
+    if !steps.is_empty() {
+        steps.extend(exchange::gather_updated(plan, state));
+    }
+    steps
 }
 
 /// A row function on dense operands.
-fn launch(pool: &mut Pool, stem: &str, function: RowFn, operands: Vec<Place>) -> Step {
+pub(crate) fn launch(pool: &mut Pool, stem: &str, function: RowFn, operands: Vec<Place>) -> Step {
     let (rows, cols) = (function.rows, function.cols);
     let dtypes: Vec<DType> = operands.iter().map(|p| pool.storages[p.storage.0 as usize].dtype).collect();
     let dtype = |i: usize| dtypes[i];

@@ -4,7 +4,7 @@ use dspc_graph::ir::{Block, Graph, OpNode, Step, TensorType, ValueId};
 
 use dspc_train::Storage;
 
-use crate::Plan;
+use crate::{Class, ClassId, Collective, Exchanged, Held, Holding, Plan};
 
 /// Bytes a rank holds from step to step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,15 +19,32 @@ pub struct StateBytes {
     pub moments: u64,
 }
 
-/// The training state of one rank: 4Ψ + 4Ψ + 8Ψ in single precision, 2Ψ + 4Ψ + 4Ψ + 8Ψ in a 16-bit one.
+/// The training state of one rank: 4Ψ + 4Ψ + 8Ψ in single precision, 2Ψ + 4Ψ + 4Ψ + 8Ψ in a 16-bit one; what ranks share out is divided by their number.
 pub fn state_bytes(plan: &Plan) -> StateBytes {
-    let (elements, storage) = (plan.partition.elements(), Storage::of(&plan.train.precision));
+    let storage = Storage::of(&plan.train.precision);
+    let held = |pick: fn(&Holding) -> Held| -> u64 {
+        let of = |((_, class), holding): ((ClassId, &Class), &Holding)| match pick(holding) {
+            Held::Whole => class.turns * class.elements,
+            Held::Shard(_) => class.turns * plan.partition.shard(class),
+        };
+        plan.partition.classes().zip(&plan.holdings).map(of).sum()
+    };
+    let optimizer = held(|h| h.optimizer);
     StateBytes {
-        parameters: storage.compute.bytes() * elements,
-        masters: if storage.has_masters() { 4 * elements } else { 0 },
-        gradients: storage.accumulate.bytes() * elements,
-        moments: 8 * elements,
+        parameters: storage.compute.bytes() * held(|h| h.parameters),
+        masters: if storage.has_masters() { 4 * optimizer } else { 0 },
+        gradients: storage.accumulate.bytes() * held(|h| h.gradients),
+        moments: 8 * optimizer,
     }
+}
+
+/// Elements that a rank sends in a step: gradients and parameters, then squares and losses.
+pub fn elements_sent(plan: &Plan) -> (u64, u64) {
+    let of = |state: bool| {
+        let counts = |c: &&Collective| matches!(c.of, Exchanged::Gradients | Exchanged::Parameters) == state;
+        plan.collectives.iter().filter(counts).map(|c| c.sent(plan)).sum()
+    };
+    (of(true), of(false))
 }
 
 /// FLOPs of one trained token, forward and backward, as the ops of the training graph count them; what is computed again is not counted twice.

@@ -4,23 +4,30 @@
 
 #![forbid(unsafe_code)]
 
+mod collective;
 mod cost;
+mod hold;
 mod mesh;
 mod partition;
 mod place;
 mod print;
 mod verify;
+mod zero;
 
-pub use cost::{StateBytes, flops_per_token, recomputed_flops_per_token, state_bytes};
+pub use collective::{Collective, CollectiveKind, Exchanged, Moment};
+pub use cost::{StateBytes, elements_sent, flops_per_token, recomputed_flops_per_token, state_bytes};
+pub use hold::{Held, Holding};
 pub use mesh::{Axis, AxisId, Mesh};
 pub use partition::{
-    GRID_ELEMENTS, Group, GroupId, Member, Partition, VOCABULARY_ROWS, partition_state, vocabulary_param,
+    Class, ClassId, Cut, GRID_ELEMENTS, Group, GroupId, Member, Partition, VOCABULARY_ROWS, partition_state,
+    vocabulary_param,
 };
-pub use place::{Collective, CollectiveKind, Placement, place_values};
+pub use place::{Placement, place_values};
 pub use print::print;
 pub use verify::verify;
 
 use dspc_graph::ir::Graph;
+use dspc_spec::settings::Zero;
 use dspc_train::TrainGraph;
 
 /// A training graph spread over a mesh.
@@ -44,6 +51,12 @@ pub struct Plan {
     pub placements: Vec<Placement>,
     /// Parameters, gradients and moments as flat ranges.
     pub partition: Partition,
+    /// What a rank holds of each class, by [`ClassId`].
+    pub holdings: Vec<Holding>,
+    /// The ZeRO stage and its sizes.
+    pub zero: Zero,
+    /// Bits do not depend on the layout.
+    pub deterministic: bool,
     /// What ranks tell one another, in order.
     pub collectives: Vec<Collective>,
 }
@@ -70,14 +83,27 @@ pub struct Graphs {
     pub logits: Graph,
 }
 
+/// How the training state is spread.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Spread {
+    /// The ZeRO stage and its sizes.
+    pub zero: Zero,
+    /// Bits do not depend on the layout.
+    pub deterministic: bool,
+}
+
 /// The passes from training graph to plan.
-pub fn plan(name: &str, mesh: Mesh, batch: Batch, steps: u64, graphs: Graphs) -> Plan {
+pub fn plan(name: &str, mesh: Mesh, batch: Batch, steps: u64, graphs: Graphs, spread: Spread) -> Plan {
     let Graphs { train, evaluate, logits } = graphs;
     let placements = place_values(&train);
-    let partition = partition_state(&train);
-    let collectives = place::place_collectives(&mesh, &partition);
-    Plan {
-        name: name.into(),
+    let Spread { zero, deterministic } = spread;
+    let cut = Cut { shards: mesh.size(AxisId::Data), keep_below: zero.keep_below };
+    let partition = partition_state(&train, cut);
+    let holdings = vec![Holding::WHOLE; partition.classes.len()];
+    let name = name.into();
+    let collectives = vec![];
+    let mut plan = Plan {
+        name,
         mesh,
         batch,
         steps,
@@ -86,6 +112,12 @@ pub fn plan(name: &str, mesh: Mesh, batch: Batch, steps: u64, graphs: Graphs) ->
         logits,
         placements,
         partition,
+        holdings,
+        zero,
+        deterministic,
         collectives,
-    }
+    };
+    collective::place_collectives(&mut plan);
+    zero::apply(&mut plan);
+    plan
 }

@@ -1,7 +1,7 @@
-//! Placement: how each value is divided over the mesh, and what ranks must tell one another for it.
+//! Placement: how each value is divided over the mesh.
 //!
-//! Reads   a training graph and a mesh.
-//! Writes  a placement a value, and the collectives that complete partial sums.
+//! Reads   a training graph.
+//! Writes  a placement a value.
 //! Keeps   every value's meaning.
 //! Leaves  alone the tensor, pipeline, sequence and expert axes: their passes come with them.
 //! Cost    one walk.
@@ -9,7 +9,7 @@
 use dspc_graph::ir::{Def, Dim, Input, Value, ValueId};
 use dspc_train::TrainGraph;
 
-use crate::{AxisId, Group, GroupId, Mesh, Partition};
+use crate::AxisId;
 
 /// Where a value lives: which axis divides each dim, and over which axes it is a sum not yet made.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -18,30 +18,6 @@ pub struct Placement {
     pub dims: Vec<Option<AxisId>>,
     /// Axes over which ranks hold terms of a sum.
     pub partial: Vec<AxisId>,
-}
-
-/// What ranks tell one another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CollectiveKind {
-    /// Every rank gets the sum.
-    AllReduce,
-    /// Every rank gets its shard of the sum.
-    ReduceScatter,
-    /// Every rank gets all shards.
-    AllGather,
-}
-
-/// A collective over one axis.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Collective {
-    /// Which.
-    pub kind: CollectiveKind,
-    /// Over which axis.
-    pub axis: AxisId,
-    /// Of which group's gradients.
-    pub group: GroupId,
-    /// Elements a rank holds of it.
-    pub elements: u64,
 }
 
 /// Divides the batch over the data axis; parameters are whole, and the contributions to their gradients partial over data.
@@ -63,18 +39,4 @@ pub fn place_values(train: &TrainGraph) -> Vec<Placement> {
         placements[*id as usize].partial = vec![AxisId::Data];
     }
     placements
-}
-
-/// One all-reduce a group of gradients over each axis on which they are partial. On an axis of one rank it says nothing, and none is placed.
-pub(crate) fn place_collectives(mesh: &Mesh, partition: &Partition) -> Vec<Collective> {
-    if mesh.size(AxisId::Data) == 1 {
-        return vec![];
-    }
-    let all_reduce = |(i, group): (usize, &Group)| Collective {
-        kind: CollectiveKind::AllReduce,
-        axis: AxisId::Data,
-        group: GroupId(i as u32),
-        elements: group.elements,
-    };
-    partition.groups.iter().enumerate().map(all_reduce).collect()
 }

@@ -6,7 +6,7 @@ use dspc_graph::ir::{Block, Def, Graph, Step, ValueId};
 
 use dspc_train::Storage;
 
-use crate::{AxisId, Plan, state_bytes};
+use crate::{AxisId, ClassId, CollectiveKind, Exchanged, Moment, Plan, elements_sent, state_bytes};
 
 /// The plan as text: mesh and batch, the partition, every op's results with their placement, collectives.
 pub fn print(plan: &Plan) -> String {
@@ -15,8 +15,13 @@ pub fn print(plan: &Plan) -> String {
     let data = plan.mesh.size(AxisId::Data);
     let _ = writeln!(
         out,
-        "plan {}   {}   batch {} = micro-batch {} × accumulation {} × data {data}\n",
-        plan.name, plan.mesh, b.batch, b.micro_batch, b.accumulation
+        "plan {}   {}{}   batch {} = micro-batch {} × accumulation {} × data {data}\n",
+        plan.name,
+        plan.mesh,
+        spread(plan),
+        b.batch,
+        b.micro_batch,
+        b.accumulation
     );
     print_partition(plan, &mut out);
     let (forward, backward) = plan.train.graph.body.steps.split_at(plan.train.backward_start);
@@ -25,10 +30,6 @@ pub fn print(plan: &Plan) -> String {
         print_block(plan, &Block { steps: steps.to_vec() }, 1, &mut out);
     }
     let _ = writeln!(out, "\nupdate");
-    for c in &plan.collectives {
-        let name = &plan.partition.groups[c.group.0 as usize].name;
-        let _ = writeln!(out, "  {:?} gradients.{name} over {}   {} elements", c.kind, c.axis, c.elements);
-    }
     let storage = Storage::of(&plan.train.precision);
     for group in &plan.partition.groups {
         let name = &group.name;
@@ -43,7 +44,53 @@ pub fn print(plan: &Plan) -> String {
             let _ = writeln!(out, "  params.{name} = cast masters.{name}   {dtype} flat({elements})");
         }
     }
+    print_collectives(plan, &mut out);
     out
+}
+
+/// `   ZeRO stage 2   deterministic`
+fn spread(plan: &Plan) -> String {
+    let many = plan.mesh.size(AxisId::Data) > 1;
+    let stage = if many { format!("   ZeRO stage {}", plan.zero.stage) } else { String::new() };
+    format!("{stage}{}", if plan.deterministic { "   deterministic" } else { "" })
+}
+
+fn print_collectives(plan: &Plan, out: &mut String) {
+    if plan.collectives.is_empty() {
+        return;
+    }
+    let (state, other) = elements_sent(plan);
+    let _ = writeln!(
+        out,
+        "\ncollectives   a rank sends {state} elements a step, and {other} of squares and losses"
+    );
+    for c in &plan.collectives {
+        let kind = match c.kind {
+            CollectiveKind::ReduceScatter => "reduce_scatter",
+            CollectiveKind::AllGather => "all_gather",
+        };
+        let of = match c.of {
+            Exchanged::Gradients => "grads",
+            Exchanged::Parameters => "params",
+            Exchanged::Squares => "squares",
+            Exchanged::Losses => "losses",
+        };
+        let class = c.class.map_or(String::new(), |id| format!(".{}", plan.partition.class(id).name));
+        let when = match c.moment {
+            Moment::Forward => "forward, ahead of use",
+            Moment::Backward => "backward",
+            Moment::LastBackward => "backward of the last micro-batch",
+            Moment::BeforeUpdate => "before the update",
+            Moment::AfterUpdate => "after the update",
+        };
+        let turns = if c.turns > 1 {
+            format!(" × {} turns, {} together", c.turns, c.together)
+        } else {
+            String::new()
+        };
+        let left = format!("{kind} {of}{class} over {}", c.axis);
+        let _ = writeln!(out, "  {left:<44} {} elements{turns}   {when}", c.elements);
+    }
 }
 
 fn print_partition(plan: &Plan, out: &mut String) {
@@ -55,16 +102,28 @@ fn print_partition(plan: &Plan, out: &mut String) {
     }
     let _ =
         writeln!(out, "   gradients {:.2} MiB   moments {:.2} MiB", mib(bytes.gradients), mib(bytes.moments));
-    for (i, group) in plan.partition.groups.iter().enumerate() {
-        let _ = writeln!(out, "  {:<8} flat({})", group.name, group.elements);
+    for (id, class) in plan.partition.classes() {
+        let turns = if class.turns > 1 { format!(" × {} turns", class.turns) } else { String::new() };
+        let held = held(plan, id);
+        let _ = writeln!(out, "  {:<16} flat({}){turns}{held}", class.name, class.elements);
         let members = plan.train.graph.params.iter().zip(&plan.partition.members);
-        for (param, m) in members.filter(|(_, m)| m.group.0 as usize == i) {
-            let turns =
-                if m.turns > 1 { format!(" + {}·turn, {} turns", m.stride, m.turns) } else { String::new() };
-            let _ =
-                writeln!(out, "    {:<28} {:<16} at {}{turns}", param.name, param.ty.to_string(), m.offset);
+        for (param, m) in members.filter(|(_, m)| m.class == id) {
+            let at = m.offset - class.start;
+            let _ = writeln!(out, "    {:<28} {:<16} at {at}", param.name, param.ty.to_string());
         }
     }
+}
+
+/// `   params whole, grads /data, masters and moments /data`
+fn held(plan: &Plan, id: ClassId) -> String {
+    if plan.mesh.size(AxisId::Data) == 1 {
+        return String::new();
+    }
+    let holding = plan.holdings[id.0 as usize];
+    let (params, grads, optimizer) = (holding.parameters, holding.gradients, holding.optimizer);
+    let masters =
+        if Storage::of(&plan.train.precision).has_masters() { "masters and moments" } else { "moments" };
+    format!("   params {params}, grads {grads}, {masters} {optimizer}")
 }
 
 fn print_block(plan: &Plan, block: &Block, depth: usize, out: &mut String) {

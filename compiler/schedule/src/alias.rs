@@ -51,7 +51,7 @@ fn walk(
             }
             Step::Launch(launch) => Some(launch),
             Step::Gemm(gemm) => gemm.epilogue.as_ref(),
-            Step::Zero(..) => None,
+            Step::Zero(..) | Step::Collective(_) | Step::Only(..) => None,
         };
         if let Some(launch) = launch {
             join(kernels, step, launch, *next, lives, aliases);

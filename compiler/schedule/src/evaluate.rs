@@ -3,23 +3,32 @@
 
 use dspc_graph::rowfn::UnaryFn;
 use dspc_kernel::steps::NamedKernel;
-use dspc_program::{Action, Arg, ElementType, Fused, Gemm, Instruction, Matrix, Over, Place, Program};
+use dspc_program::{Action, Arg, ElementType, Fused, Gemm, Instruction, Matrix, Place, Program};
+
+use crate::ranks::run_ranks;
 
 /// Arenas as cells, one after the other.
 ///
-/// A cell holds an element, whatever its type. A buffer begins at the cell of its first byte, two bytes a cell, and its elements follow one another without gaps: so a
-/// buffer of four-byte elements leaves the second half of its cells unused, and buffers that are apart in bytes are apart in cells.
+/// A cell holds an element, whatever its type. A buffer begins at the cell of its first byte, two bytes a cell, and its elements follow one another without gaps, the
+/// slots of a view's root too: so a buffer of four-byte elements leaves the second half of its cells unused, and buffers that are apart in bytes are apart in cells.
 pub struct Machine<'a> {
     program: &'a Program,
     kernels: &'a [NamedKernel],
     starts: Vec<usize>,
+    rank: u64,
     /// One an element.
     pub cells: Vec<f64>,
 }
 
 impl<'a> Machine<'a> {
-    /// All cells are NaN but those of parameters' gaps, gradients and moments, which start as zero: nothing may depend on what was never written.
+    /// The only rank, or the first. All cells are NaN but those of parameters' gaps, gradients and moments, which start as zero: nothing may depend on what was never
+    /// written.
     pub fn new(program: &'a Program, kernels: &'a [NamedKernel]) -> Self {
+        Self::of_rank(program, kernels, 0)
+    }
+
+    /// One of several ranks.
+    pub fn of_rank(program: &'a Program, kernels: &'a [NamedKernel], rank: u64) -> Self {
         let mut starts = vec![];
         let mut cells = vec![];
         for arena in &program.arenas {
@@ -27,7 +36,7 @@ impl<'a> Machine<'a> {
             let empty = if arena.name == "activations" { f64::NAN } else { 0.0 };
             cells.resize(cells.len() + arena.bytes as usize / 2, empty);
         }
-        Self { program, kernels, starts, cells }
+        Self { program, kernels, starts, rank, cells }
     }
 
     /// What it runs.
@@ -38,15 +47,9 @@ impl<'a> Machine<'a> {
     /// The cell of a buffer's slot.
     pub fn cell(&self, buffer: usize, slot: u64) -> usize {
         let b = &self.program.buffers[buffer];
-        let (of, into) = match b.within {
-            None => (b, 0),
-            Some(whole) => {
-                let whole = &self.program.buffers[whole.0 as usize];
-                (whole, (b.offset - whole.offset + slot * b.stride) / element_bytes(b.dtype))
-            }
-        };
-        let slot = if b.within.is_some() { 0 } else { slot };
-        self.starts[of.arena as usize] + ((of.offset + slot * of.stride) / 2 + into) as usize
+        let root = b.within.map_or(b, |whole| &self.program.buffers[whole.0 as usize]);
+        let into = (b.offset - root.offset + slot * b.stride) / element_bytes(b.dtype);
+        self.starts[root.arena as usize] + (root.offset / 2 + into) as usize
     }
 
     /// The index of the buffer of a name.
@@ -54,40 +57,43 @@ impl<'a> Machine<'a> {
         self.program.buffers.iter().position(|b| b.name == name)
     }
 
-    /// Runs instructions in order.
+    /// Runs instructions in order, on the only rank.
     pub fn run(&mut self, body: &[Instruction], turn: u64, micro: u64) {
-        for instruction in body {
-            match &instruction.action {
-                Action::Launch { kernel, args } => self.launch(kernel.0 as usize, args, turn, micro),
-                Action::Gemm(gemm) => {
-                    self.gemm(gemm, turn, micro);
-                    if let Some(e) = &gemm.epilogue {
-                        self.launch(e.kernel.0 as usize, &e.args, turn, micro);
-                    }
-                }
-                Action::Zero { at } => {
-                    let start = self.address(at, turn, micro);
-                    let elements = self.program.buffers[at.buffer.0 as usize].elements as usize;
-                    self.cells[start..start + elements].fill(0.0);
-                }
-                Action::Collective(_) => unreachable!("one machine is one rank"),
-                Action::Loop { over, count, reverse, body } => {
-                    for i in 0..*count {
-                        let i = if *reverse { count - 1 - i } else { i };
-                        match over {
-                            Over::Turns => self.run(body, i, micro),
-                            Over::MicroBatches => self.run(body, turn, i),
-                        }
-                    }
+        run_ranks(std::slice::from_mut(self), body, turn, micro);
+    }
+
+    /// Anything but a loop or a collective.
+    pub(crate) fn step(&mut self, action: &Action, turn: u64, micro: u64) {
+        match action {
+            Action::Launch { kernel, args } => self.launch(kernel.0 as usize, args, turn, micro),
+            Action::Gemm(gemm) => {
+                self.gemm(gemm, turn, micro);
+                if let Some(e) = &gemm.epilogue {
+                    self.launch(e.kernel.0 as usize, &e.args, turn, micro);
                 }
             }
+            Action::Zero { at } => {
+                let start = self.address(at, turn, micro);
+                let elements = self.program.buffers[at.buffer.0 as usize].elements as usize;
+                self.cells[start..start + elements].fill(0.0);
+            }
+            Action::Collective(_) | Action::Loop { .. } => {}
         }
     }
 
-    fn address(&self, at: &Place, turn: u64, micro: u64) -> usize {
+    pub(crate) fn address(&self, at: &Place, turn: u64, micro: u64) -> usize {
         let b = &self.program.buffers[at.buffer.0 as usize];
         let slot = (at.add + if at.turn { turn } else { 0 } + if at.micro { micro } else { 0 }) % b.slots;
-        self.cell(at.buffer.0 as usize, slot) + at.elements as usize
+        let shard = at.shard.map_or(0, |shard| {
+            let group = &self.program.groups[shard.group as usize];
+            self.program.index_in(group, self.rank) * shard.elements
+        });
+        self.cell(at.buffer.0 as usize, slot) + (at.elements + shard) as usize
+    }
+
+    /// A kernel on other cells.
+    pub(crate) fn evaluate(&self, kernel: usize, operands: &[usize], cells: &mut [f64]) {
+        dspc_kernel::evaluate(&self.kernels[kernel].kernel, operands, 0, cells);
     }
 
     fn launch(&mut self, kernel: usize, args: &[Arg], turn: u64, micro: u64) {

@@ -11,8 +11,10 @@ mod lifetime;
 mod operands;
 mod pack;
 mod print;
+mod ranks;
 mod write;
 
 pub use evaluate::Machine;
 pub use print::print;
+pub use ranks::run_ranks;
 pub use write::{Job, schedule};

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use dspc_program::{
     Action, Arg, Collective, CollectiveKind, Entry, Fused, Instruction, Matrix, Over, Part, Place, Program,
+    When,
 };
 
 /// Arenas, buffers and the entries as text.
@@ -78,8 +79,25 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                 continue;
             }
         };
-        let _ = writeln!(out, "{pad}{text}   # {}", instruction.origin);
+        let when = instruction.when.map_or(String::new(), |when| format!("   {}", condition(&when)));
+        let _ = writeln!(out, "{pad}{text}{when}   # {}", instruction.origin);
     }
+}
+
+/// `if turn % 4 is 3`
+fn condition(when: &When) -> String {
+    let what = match when.over {
+        Over::MicroBatches => "micro-batch",
+        Over::Turns => "turn",
+    };
+    let every = if when.every > 1 {
+        format!(" % {} is {}{}", when.every, if when.except { "not " } else { "" }, when.at)
+    } else {
+        String::new()
+    };
+    let from = if when.from > 0 { format!(" from {}", when.from) } else { String::new() };
+    let below = when.below.map_or(String::new(), |below| format!(" below {below}"));
+    format!("if {what}{every}{from}{below}")
 }
 
 /// `all-gather over data: 3 parts, x ← y of 4096 elements`
@@ -133,5 +151,6 @@ fn place(place: &Place, program: &Program) -> String {
     }
     let slot = if slot.is_empty() { String::new() } else { format!("[{}]", slot.join("+")) };
     let offset = if place.elements > 0 { format!("+{}", place.elements) } else { String::new() };
-    format!("{}{slot}{offset}", buffer.name)
+    let shard = place.shard.map_or(String::new(), |shard| format!("/shard({})", shard.elements));
+    format!("{}{slot}{offset}{shard}", buffer.name)
 }

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use dspc_graph::ir::{DType, Init, Table as GraphTable};
 use dspc_kernel::describe::{Kernel, Split};
 use dspc_kernel::steps::{
-    Fused, Kernels, Launch, Matrix, NamedKernel, Own, Place, Step, Storage, StorageId, StorageKind, TableKind,
+    Collective, CollectiveKind, Fused, Kernels, Launch, Matrix, NamedKernel, Own, Part, Place, ShardedPlace,
+    Step, Storage, StorageId, StorageKind, TableKind,
 };
-use dspc_plan::Plan;
+use dspc_plan::{AxisId, Plan};
 use dspc_program as program;
 use dspc_program::{
     Action, Arena, Arg, Buffer, BufferId, ElementType, Entry, Family, Formula, Instruction, KernelEntry,
-    KernelId, Over, Program, Role, StreamId,
+    KernelId, Over, Program, RankGroup, Role, Shard, StreamId,
 };
 use dspc_spec::settings::Precision;
 
@@ -66,9 +67,9 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         spec_hash: job.spec_hash,
         family: kernels.family,
         mesh: plan.mesh.axes.iter().map(|a| (a.id.to_string(), a.size)).collect(),
-        groups: vec![],
-        zero_stage: 0,
-        deterministic: false,
+        groups: groups(plan),
+        zero_stage: plan.zero.stage,
+        deterministic: plan.deterministic,
         model: job.model,
         data: job.data,
         training: job.training,
@@ -157,10 +158,10 @@ fn bytes(storage: &Storage) -> u64 {
 
 fn arena_of(kind: &StorageKind) -> ArenaId {
     match kind {
-        StorageKind::Parameters | StorageKind::Param(_) => ArenaId::Parameters,
-        StorageKind::Masters => ArenaId::Optimizer,
+        StorageKind::Parameters | StorageKind::Param(_) | StorageKind::ParamShards => ArenaId::Parameters,
+        StorageKind::Masters | StorageKind::MasterShards => ArenaId::Optimizer,
         StorageKind::Gradients => ArenaId::Gradients,
-        StorageKind::Moments => ArenaId::Optimizer,
+        StorageKind::Moments | StorageKind::MomentPart => ArenaId::Optimizer,
         StorageKind::Tokens | StorageKind::Targets | StorageKind::InvTargets | StorageKind::Rng => {
             ArenaId::Inputs
         }
@@ -184,13 +185,13 @@ fn role(kind: &StorageKind) -> Role {
         StorageKind::Activation | StorageKind::Parameters | StorageKind::Gradients | StorageKind::State => {
             Role::Inner
         }
-        StorageKind::Masters => Role::Inner,
+        StorageKind::Masters | StorageKind::MomentPart => Role::Inner,
         StorageKind::LossScale { .. } => Role::LossScale,
         StorageKind::CleanSteps => Role::CleanSteps,
         StorageKind::Hysteresis { .. } => Role::Hysteresis,
         StorageKind::ScaleExhausted => Role::ScaleExhausted,
         StorageKind::FirstBad => Role::FirstBad,
-        StorageKind::Param(_) => Role::Param,
+        StorageKind::Param(_) | StorageKind::ParamShards | StorageKind::MasterShards => Role::Param,
         StorageKind::Moments => Role::Moment,
         StorageKind::Tokens => Role::Tokens,
         StorageKind::Targets => Role::Targets,
@@ -214,26 +215,45 @@ pub(crate) fn element_type(dtype: DType) -> ElementType {
     }
 }
 
+/// The ranks that share the batch, where there are several.
+fn groups(plan: &Plan) -> Vec<RankGroup> {
+    let size = plan.mesh.size(AxisId::Data);
+    let data = RankGroup { axes: vec![AxisId::Data.to_string()], size };
+    if size > 1 { vec![data] } else { vec![] }
+}
+
 fn params(plan: &Plan, kernels: &Kernels) -> Vec<program::Param> {
     let mut all = vec![];
-    for (id, storage) in kernels.storages.iter().enumerate() {
-        let StorageKind::Param(param) = storage.kind else { continue };
-        let param = plan.train.graph.param(param);
-        for slot in 0..storage.slots {
+    for place in &kernels.params {
+        let param = plan.train.graph.param(place.param);
+        let dims: Vec<u64> = param.ty.dims.iter().map(|d| d.size).collect();
+        for slot in 0..param.turns.unwrap_or(1) {
+            let moment = |(name, at): &(String, ShardedPlace)| {
+                let (buffer, shard) = shared(at);
+                program::Moment { name: name.clone(), dims: dims.clone(), buffer, slot, shard }
+            };
+            let (buffer, shard) = shared(&place.at);
             all.push(program::Param {
                 name: param.name_in(slot),
-                dims: param.ty.dims.iter().map(|d| d.size).collect(),
+                dims: dims.clone(),
                 init: init(param.init),
                 site: all.len() as u32,
-                buffer: BufferId(id as u32),
+                buffer,
                 slot,
-                shard: None,
-                grid_row: 0,
-                moments: vec![],
+                shard,
+                grid_row: place.grid_row + slot * place.grid_rows,
+                moments: place.moments.iter().map(moment).collect(),
             });
         }
     }
     all
+}
+
+fn shared(at: &ShardedPlace) -> (BufferId, Option<program::ParamShard>) {
+    let shard = at
+        .shard
+        .map(|(elements, start)| program::ParamShard { of: Shard { group: DATA_GROUP, elements }, start });
+    (BufferId(at.storage.0), shard)
 }
 
 fn init(init: Init) -> program::Init {
@@ -348,6 +368,10 @@ impl Writer<'_> {
                 (Action::Gemm(product), gemm.origin.clone())
             }
             Step::Zero(place, origin) => (Action::Zero { at: at(place) }, origin.clone()),
+            Step::Collective(collective) => {
+                (Action::Collective(exchange(collective)), collective.origin.clone())
+            }
+            Step::Only(when, step) => return Instruction { when: Some(*when), ..self.instruction(step) },
             Step::Loop(inner) => {
                 let over = if inner.micro { Over::MicroBatches } else { Over::Turns };
                 let body = self.instructions(&inner.body);
@@ -375,8 +399,23 @@ impl Writer<'_> {
 }
 
 fn at(place: &Place) -> program::Place {
-    let Place { storage, add, turn, micro, offset } = *place;
-    program::Place { buffer: BufferId(storage.0), add, turn, micro, elements: offset, shard: None }
+    let Place { storage, add, turn, micro, offset, shard } = *place;
+    let shard = shard.map(|elements| Shard { group: DATA_GROUP, elements });
+    program::Place { buffer: BufferId(storage.0), add, turn, micro, elements: offset, shard }
+}
+
+/// The ranks of the data axis: the only group there is.
+const DATA_GROUP: u32 = 0;
+
+fn exchange(collective: &Collective) -> program::Collective {
+    let kind = match collective.kind {
+        CollectiveKind::ReduceScatter { sum, tree } => {
+            program::CollectiveKind::ReduceScatter { sum: KernelId(sum.0), tree }
+        }
+        CollectiveKind::AllGather => program::CollectiveKind::AllGather,
+    };
+    let part = |p: &Part| program::Part { from: at(&p.from), to: at(&p.to), elements: p.elements };
+    program::Collective { kind, group: DATA_GROUP, parts: collective.parts.iter().map(part).collect() }
 }
 
 fn fused(fused: &Fused) -> program::Fused {

@@ -17,22 +17,34 @@ struct Missing {
     asked: fn(&Settings) -> Option<Asked>,
     /// What to write instead.
     instead: &'static str,
+    /// Nothing else can be written.
+    sole: bool,
 }
 
 const MISSING: &[Missing] = &[
-    Missing { code: "E0320", key: "parallel", asked: many_ranks, instead: "parallel = mesh(data: 1)" },
-    Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random" },
+    Missing {
+        code: "E0320",
+        key: "parallel",
+        asked: other_axes,
+        instead: "parallel = mesh(data: 4)",
+        sole: false,
+    },
+    Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random", sole: true },
     Missing {
         code: "E0325",
         key: "deterministic",
         asked: layout_independence,
         instead: "deterministic = false",
+        sole: true,
     },
 ];
 
 /// What a setting must be in this version, if it has no choice, and the code that says so.
 pub(crate) fn only_choice(key: &str) -> Option<(&'static str, &'static str)> {
-    MISSING.iter().find(|missing| missing.key == key).map(|missing| (missing.instead, missing.code))
+    MISSING
+        .iter()
+        .find(|missing| missing.key == key && missing.sole)
+        .map(|missing| (missing.instead, missing.code))
 }
 
 /// Reports everything that is asked for and cannot run yet.
@@ -48,12 +60,12 @@ pub(crate) fn check_supported(settings: &Settings, end: Span, mistakes: &mut Mis
     }
 }
 
-fn many_ranks(settings: &Settings) -> Option<Asked> {
+fn other_axes(settings: &Settings) -> Option<Asked> {
     let mesh = settings.parallel.value;
-    let axes = [mesh.data, mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
+    let axes = [mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
     axes.iter()
         .any(|axis| *axis > 1)
-        .then(|| (settings.parallel.span(), "a mesh of more than one rank".into()))
+        .then(|| (settings.parallel.span(), "a mesh with an axis besides `data`".into()))
 }
 
 fn weights_from_disk(settings: &Settings) -> Option<Asked> {

@@ -166,7 +166,7 @@ mod tests {
         assert!(explain("E0312").unwrap().starts_with("# E0312: "));
         assert_eq!(explain("e0312"), explain("E0312"));
         assert!(explain("learning_rate").unwrap().contains("lr, in `adamw` for `optimizer`"));
-        assert!(explain("parallel").unwrap().contains("only `parallel = mesh(data: 1)` (E0320)"));
+        assert!(explain("init").unwrap().contains("only `init = random` (E0322)"));
         assert_eq!(explain("nothing_like_it"), None);
         for word in explainable() {
             assert!(explain(word).is_some(), "{word}");

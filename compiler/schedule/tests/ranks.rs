@@ -1,0 +1,72 @@
+//! A step means the same on every number of ranks and in every ZeRO stage: parameters, moments, losses and the norm are those of one rank that sees all
+//! micro-batches, in f64, up to the order of sums.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod harness;
+
+use dspc_program::Family;
+use harness::{Compiled, compile, results, state, step};
+
+const LAYERS: [(&str, &str); 3] = [
+    ("bigram", include_str!("../../../tests/suite/layers/bigram.dsp")),
+    ("gpt2", include_str!("../../../tests/suite/layers/gpt2.dsp")),
+    ("llama", include_str!("../../../tests/suite/layers/llama.dsp")),
+];
+
+/// A spec of the suite with a batch of its own, over so many ranks.
+fn compiled(name: &str, family: Family, ranks: u64, accumulation: u64, more: &str) -> Compiled {
+    let (_, text) = LAYERS.iter().find(|(layer, _)| *layer == name).unwrap();
+    let (head, _) = text.split_once("train {").unwrap();
+    let batch = ranks * accumulation;
+    let text = format!(
+        "{head}parallel = mesh(data: {ranks})\n{more}\ntrain {{\n  batch: {batch}\n  micro_batch: 1\n  steps: 10\n}}\n"
+    );
+    compile(&text, family)
+}
+
+fn assert_close(what: &str, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= 1e-9 * size.max(1e-3), "{what}[{i}] is {f}, not {e}");
+    }
+}
+
+/// `ranks` with `accumulation` do what one rank with as many micro-batches does.
+fn means_one_rank(name: &str, family: Family, (ranks, accumulation): (u64, u64), more: &str, zero: &str) {
+    let one = compiled(name, family, 1, ranks * accumulation, more);
+    let many = compiled(name, family, ranks, accumulation, &format!("{more}\n{zero}"));
+    let (one, many) = (step(&one), step(&many));
+    let what = |part: &str| format!("{part} of {name} on {ranks} × {accumulation}, {zero}");
+    assert_close(&what("results"), &results(&many), &results(&one));
+    for ((name, found), (_, expected)) in state(&many).iter().zip(state(&one)) {
+        assert_close(&what(name), found, &expected);
+    }
+}
+
+fn means_one_rank_everywhere(zero: &str) {
+    for (name, _) in LAYERS {
+        for family in [Family::Cpu, Family::Cuda] {
+            for layout in [(2, 1), (3, 1), (4, 1), (2, 2), (3, 3)] {
+                means_one_rank(name, family, layout, "", zero);
+            }
+        }
+        for precision in ["bf16", "fp16"] {
+            means_one_rank(name, Family::Cpu, (2, 2), &format!("precision = {precision}"), zero);
+        }
+    }
+}
+
+#[test]
+fn stage_0() {
+    means_one_rank_everywhere("");
+    // Buckets that travel alone.
+    means_one_rank("gpt2", Family::Cpu, (2, 1), "", "zero = stage(0)");
+}
+
+#[test]
+fn stage_1() {
+    means_one_rank_everywhere("zero = stage(1)");
+    means_one_rank_everywhere("zero = stage(1, reduce_bucket: 1, gather_bucket: 1)");
+}
