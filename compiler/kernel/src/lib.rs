@@ -55,7 +55,7 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
         }
     }
     let mut train = vec![];
-    if plan.batch.accumulation > 1 {
+    if plan.batch.accumulation > 1 && !plan.deterministic {
         train.extend(state.pieces.iter().flat_map(|piece| {
             let zero = |at| Step::Zero(at, "accumulate".into());
             piece.by_turn(vec![zero(piece.at_turn(piece.gradients, piece.holding.gradients, piece.elements))])
@@ -63,6 +63,8 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
     }
     let micro_batch = exchange::reduce_gradients(plan, &state, micro_batch, &mut pool);
     exchange::gather_losses(&state, &mut evaluate);
+    let [micro_batch, evaluate, logits] =
+        exchange::gather_ahead(plan, &state, [micro_batch, evaluate, logits], &mut pool);
     train.push(Step::Loop(Loop {
         name: "micro-batch".into(),
         micro: true,

@@ -44,7 +44,7 @@ pub(crate) fn lower_train(
 ) -> Vec<Step> {
     let mut lowering = Lowering::new(&train.graph, state, pool, "");
     lowering.micro = true;
-    lowering.accumulates = lowering.state.batch.accumulation > 1;
+    lowering.accumulates = lowering.state.accumulates;
     for gradient in &train.gradients {
         lowering.contributions.extend(gradient.contributions.iter().map(|&v| (v, gradient.param)));
     }

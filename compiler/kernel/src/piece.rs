@@ -3,7 +3,7 @@
 //! On one rank a piece is a whole group, flat. Where ranks share buckets out it is a class of them, with a slot a turn: a bucket, or a rank's shard of one.
 
 use dspc_graph::ir::DType;
-use dspc_plan::{ClassId, GRID_ELEMENTS, Held, Holding, Member, Plan};
+use dspc_plan::{ClassId, CollectiveKind as Kind, Exchanged, GRID_ELEMENTS, Held, Holding, Member, Plan};
 use dspc_train::Storage;
 
 use crate::pool::Pool;
@@ -33,8 +33,15 @@ pub(crate) struct Piece {
     pub parameters: StorageId,
     /// What the optimizer updates, in f32: the parameters themselves where they are f32.
     pub masters: StorageId,
+    /// Complete gradients; a rank's shard of them, or all.
     pub gradients: StorageId,
     pub moments: [StorageId; 2],
+    /// Whole buckets of parameters as ops read them: some turns', where parameters are shared out, else all.
+    pub read: StorageId,
+    /// Whole buckets of a micro-batch's gradients as ops write them: some turns', where gradients are shared out, else all.
+    pub written: StorageId,
+    /// Something of a bucket of gradients is written by no op.
+    pub has_gaps: bool,
 }
 
 /// The pieces of a plan.
@@ -96,7 +103,21 @@ const NOWHERE: Piece = Piece {
     masters: StorageId(0),
     gradients: StorageId(0),
     moments: [StorageId(0); 2],
+    read: StorageId(0),
+    written: StorageId(0),
+    has_gaps: false,
 };
+
+/// Whether no op writes some element of a class' gradients.
+fn has_gaps(plan: &Plan, id: ClassId) -> bool {
+    let graph = &plan.train.graph;
+    let written = plan.train.gradients.iter().filter(|gradient| {
+        let member = &plan.partition.members[gradient.param.0 as usize];
+        member.class == id && !gradient.contributions.is_empty()
+    });
+    let elements: u64 = written.map(|gradient| graph.param(gradient.param).ty.elements()).sum();
+    elements < plan.partition.class(id).elements
+}
 
 impl Piece {
     /// With its storages.
@@ -116,7 +137,28 @@ impl Piece {
         self.gradients = self.flat(pool, "grads", storage.accumulate, StorageKind::Gradients, gradients);
         self.moments =
             ["m", "v"].map(|what| self.flat(pool, what, DType::F32, StorageKind::Moments, optimizer));
+        let transient = |pool: &mut Pool, what: &str, dtype, slots| {
+            pool.storage(&format!("{what}.{}", self.name), dtype, self.elements, slots, StorageKind::Activation)
+        };
+        self.read = self.parameters;
+        if parameters.is_shard() {
+            let slots = self.slots_at_once(plan, (Kind::AllGather, Exchanged::Parameters));
+            self.read = transient(pool, "gathered", storage.compute, slots);
+        }
+        self.written = self.gradients;
+        if gradients.is_shard() {
+            let slots = self.slots_at_once(plan, (Kind::ReduceScatter, Exchanged::Gradients));
+            self.written = transient(pool, "bucket", storage.accumulate, slots);
+        }
+        self.has_gaps = self.class.is_some_and(|id| has_gaps(plan, id));
         self
+    }
+
+    /// Whole buckets at once: those that travel together, and as many again where ranks compute meanwhile.
+    pub fn slots_at_once(&self, plan: &Plan, what: (Kind, Exchanged)) -> u64 {
+        let planned = plan.collectives.iter().find(|c| (c.kind, c.of) == what && c.class == self.class);
+        let together = planned.map_or(1, |c| c.together);
+        (if plan.zero.overlap { 2 * together } else { together }).min(self.turns)
     }
 
     fn flat(&self, pool: &mut Pool, what: &str, dtype: DType, kind: StorageKind, held: Held) -> StorageId {

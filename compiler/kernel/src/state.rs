@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dspc_graph::ir::{DType, Input, Param, ParamId, Table, TensorType};
-use dspc_plan::{AxisId, Batch, GRID_ELEMENTS, Member, Plan};
+use dspc_plan::{AxisId, GRID_ELEMENTS, Member, Plan};
 use dspc_train::Storage;
 use dspc_train::optimizer::scaler::Scaling;
 
@@ -31,7 +31,8 @@ pub(crate) struct State {
     pub losses: Option<StorageId>,
     /// In half precision.
     pub loss_scale: Option<StorageId>,
-    pub batch: Batch,
+    /// Ops add to gradients, which were zeroed before the micro-batches.
+    pub accumulates: bool,
     tables: BTreeMap<String, StorageId>,
 }
 
@@ -40,22 +41,19 @@ impl State {
         let storage = Storage::of(&plan.train.precision);
         let pieces = pieces(plan, pool);
         let members = Members { plan, pieces: &pieces };
-        let masters =
-            members.views(pool, "", StorageKind::Param, |p| p.has_whole_masters().then_some(p.masters));
-        let params = if storage.has_masters() {
-            let suffix = format!(".{}", storage.compute);
-            members.views(pool, &suffix, |_| StorageKind::Parameters, |p| Some(p.parameters))
-        } else {
-            masters.clone()
-        };
-        let gradients = members.views(pool, ".grad", |_| StorageKind::Gradients, |p| Some(p.gradients));
+        let masters = members.views(pool, "", StorageKind::Param, |p| p.has_whole_masters().then_some(p.masters));
+        let copied = |p: &Piece| (storage.has_masters() || p.holding.parameters.is_shard()).then_some(p.read);
+        let suffix = format!(".{}", storage.compute);
+        let copies = members.views(pool, &suffix, |_| StorageKind::Parameters, copied);
+        let params = copies.iter().zip(&masters).map(|(copy, master)| copy.or(*master)).collect();
+        let gradients = members.views(pool, ".grad", |_| StorageKind::Gradients, |p| Some(p.written));
         let moments = [0, 1].map(|i| {
             let whole = |p: &Piece| (!p.holding.optimizer.is_shard()).then_some(p.moments[i]);
             members.views(pool, [".m", ".v"][i], |_| StorageKind::MomentPart, whole)
         });
+        let shared_gradients = pieces.iter().any(|p| p.holding.gradients.is_shard());
         let places = members.places(&masters, &moments);
-        let every =
-            |views: Vec<Option<StorageId>>| views.into_iter().map(|v| v.unwrap_or(StorageId(0))).collect();
+        let every = |views: Vec<Option<StorageId>>| views.into_iter().map(|v| v.unwrap_or(StorageId(0))).collect();
         let loss_scale = match Scaling::of(&plan.train.precision) {
             Scaling::None => None,
             Scaling::Static(scale) => Some(StorageKind::Table(TableKind::Constant(scale))),
@@ -77,7 +75,7 @@ impl State {
             loss: pool.storage(own, DType::F32, 1, slots, own_kind),
             losses: (ranks > 1).then(|| pool.storage("loss", DType::F32, ranks, slots, StorageKind::Loss)),
             loss_scale: loss_scale.map(|kind| pool.storage("loss_scale", DType::F32, 1, 1, kind)),
-            batch: plan.batch,
+            accumulates: plan.batch.accumulation > 1 && !plan.deterministic && !shared_gradients,
             tables: BTreeMap::new(),
             pieces,
         }
@@ -147,11 +145,7 @@ impl Members<'_> {
         self.all().map(view).collect()
     }
 
-    fn places(
-        &self,
-        masters: &[Option<StorageId>],
-        moments: &[Vec<Option<StorageId>>; 2],
-    ) -> Vec<ParamPlace> {
+    fn places(&self, masters: &[Option<StorageId>], moments: &[Vec<Option<StorageId>>; 2]) -> Vec<ParamPlace> {
         let place = |(param, _, member, piece): (ParamId, &Param, &Member, &Piece)| {
             let id = param.0 as usize;
             let moment = |i: usize, name: &str| {
@@ -161,8 +155,7 @@ impl Members<'_> {
             ParamPlace {
                 param,
                 at: piece.master_of(self.plan, member, masters[id]),
-                grid_row: self.plan.partition.first_row(member.class)
-                    + (member.offset - class.start) / GRID_ELEMENTS,
+                grid_row: self.plan.partition.first_row(member.class) + (member.offset - class.start) / GRID_ELEMENTS,
                 grid_rows: class.rows(),
                 moments: vec![moment(0, "m"), moment(1, "v")],
             }

@@ -267,6 +267,41 @@ pub struct Part {
     pub elements: u64,
 }
 
+impl Step {
+    /// Changes every operand, those of a loop's body too.
+    pub(crate) fn change_places(&mut self, change: &mut dyn FnMut(&mut Place)) {
+        match self {
+            Step::Launch(launch) => launch.operands.iter_mut().for_each(change),
+            Step::Gemm(gemm) => gemm.change_places(change),
+            Step::Zero(place, _) => change(place),
+            Step::Collective(collective) => {
+                collective.parts.iter_mut().flat_map(|p| [&mut p.from, &mut p.to]).for_each(change);
+            }
+            Step::Only(_, step) => step.change_places(change),
+            Step::Loop(inner) => inner.body.iter_mut().for_each(|step| step.change_places(change)),
+        }
+    }
+}
+
+impl Gemm {
+    fn change_places(&mut self, change: &mut dyn FnMut(&mut Place)) {
+        for matrix in [&mut self.a, &mut self.b, &mut self.c] {
+            change(&mut matrix.place);
+        }
+        match &mut self.fused {
+            None => {}
+            Some(Fused::Bias { bias: row } | Fused::BiasGradient { sum: row }) => change(row),
+            Some(Fused::BiasGelu { bias, pre }) => {
+                change(bias);
+                change(&mut pre.place);
+            }
+            Some(Fused::GeluGradient { pre }) => change(&mut pre.place),
+        }
+        self.own.iter_mut().flat_map(|own| own.workspace.as_mut()).for_each(&mut *change);
+        self.epilogue.iter_mut().flat_map(|launch| launch.operands.iter_mut()).for_each(change);
+    }
+}
+
 /// A kernel and its operands.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {

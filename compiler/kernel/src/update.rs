@@ -37,6 +37,7 @@ pub(crate) fn lower_update(plan: &Plan, state: &State, pool: &mut Pool) -> Vec<S
     ];
 
     let (mut steps, squares, rows) = exchange::squares(plan, state, pool);
+    steps.extend(exchange::gather_summed(plan, state));
     let scaling = Scaling::of(&plan.train.precision);
     let mut reads = vec![Place::start(squares), applied, tables[0], tables[1], tables[2]];
     let mut writes = vec![grad_norm, finite, factor, lr, bias1, bias2, applied, first_bad];

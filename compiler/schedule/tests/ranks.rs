@@ -16,7 +16,10 @@ const LAYERS: [(&str, &str); 3] = [
 
 /// A spec of the suite with a batch of its own, over so many ranks.
 fn compiled(name: &str, family: Family, ranks: u64, accumulation: u64, more: &str) -> Compiled {
-    let (_, text) = LAYERS.iter().find(|(layer, _)| *layer == name).unwrap();
+    let text = match LAYERS.iter().find(|(layer, _)| *layer == name) {
+        Some((_, text)) => (*text).to_string(),
+        None => LAYERS[1].1.replace("layers: 2", "layers: 8"),
+    };
     let (head, _) = text.split_once("train {").unwrap();
     let batch = ranks * accumulation;
     let text = format!(
@@ -69,4 +72,43 @@ fn stage_0() {
 fn stage_1() {
     means_one_rank_everywhere("zero = stage(1)");
     means_one_rank_everywhere("zero = stage(1, reduce_bucket: 1, gather_bucket: 1)");
+}
+
+#[test]
+fn stage_2() {
+    means_one_rank_everywhere("zero = stage(2)");
+    means_one_rank_everywhere("zero = stage(2, reduce_bucket: 1, gather_bucket: 1)");
+    means_one_rank_everywhere("zero = stage(2, reduce_bucket: 1, gather_bucket: 1, overlap: false)");
+}
+
+#[test]
+fn stage_3() {
+    means_one_rank_everywhere("zero = stage(3)");
+    means_one_rank_everywhere("zero = stage(3, keep_below: 0)");
+    means_one_rank_everywhere("zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 20)");
+    means_one_rank_everywhere("zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 0, overlap: false)");
+}
+
+#[test]
+fn deterministic() {
+    for stage in 0..4 {
+        for layout in [(1, 4), (2, 1), (4, 1), (2, 2), (2, 4)] {
+            let zero = format!("zero = stage({stage}, keep_below: 0)\ndeterministic = true");
+            means_one_rank("gpt2", Family::Cpu, layout, "", &zero);
+        }
+    }
+}
+
+/// More turns than travel together, and groups of them that do.
+#[test]
+fn groups_of_turns() {
+    for stage in 0..4 {
+        for overlap in [true, false] {
+            for layout in [(2, 1), (2, 2)] {
+                let bucket = 5000;
+                let zero = format!("zero = stage({stage}, reduce_bucket: {bucket}, gather_bucket: {bucket}, keep_below: 0, overlap: {overlap})");
+                means_one_rank("deep", Family::Cpu, layout, "", &zero);
+            }
+        }
+    }
 }

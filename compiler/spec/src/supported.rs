@@ -30,13 +30,6 @@ const MISSING: &[Missing] = &[
         sole: false,
     },
     Missing { code: "E0322", key: "init", asked: weights_from_disk, instead: "init = random", sole: true },
-    Missing {
-        code: "E0325",
-        key: "deterministic",
-        asked: layout_independence,
-        instead: "deterministic = false",
-        sole: true,
-    },
 ];
 
 /// What a setting must be in this version, if it has no choice, and the code that says so.
@@ -70,12 +63,4 @@ fn other_axes(settings: &Settings) -> Option<Asked> {
 
 fn weights_from_disk(settings: &Settings) -> Option<Asked> {
     settings.init.as_ref().map(|init| (Some(init.span), "from a directory of weights".into()))
-}
-
-/// On one rank the same spec and seed give the same bits already; the same bits for another accumulation need sums in a fixed tree.
-fn layout_independence(settings: &Settings) -> Option<Asked> {
-    settings
-        .deterministic
-        .value
-        .then(|| (settings.deterministic.span(), "with bits that do not depend on the layout".into()))
 }

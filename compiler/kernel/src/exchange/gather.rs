@@ -1,31 +1,44 @@
 //! All-gather: what ranks must know of one another's shards, parameters after the update and losses.
 
-use dspc_plan::{CollectiveKind as Kind, Exchanged, Moment, Plan};
+use dspc_plan::{CollectiveKind as Kind, Exchanged, Held, Moment, Plan};
 
 use super::{at_turns, bucket, collective, planned};
 use crate::piece::Piece;
 use crate::state::State;
-use crate::steps::{CollectiveKind, Part, Place, Step};
+use crate::steps::{CollectiveKind, Part, Place, Step, StorageId};
 
 /// Parameters that every rank holds whole, from the shards that each rank has updated.
 pub(crate) fn gather_updated(plan: &Plan, state: &State) -> Vec<Step> {
-    let gathered = |piece: &Piece| {
-        let mut all = planned(plan, piece);
-        let found = all.find(|c| {
-            (c.kind, c.of, c.moment) == (Kind::AllGather, Exchanged::Parameters, Moment::AfterUpdate)
-        });
-        found.map_or(vec![], |c| gather_class(piece, c.together))
-    };
-    state.pieces.iter().flat_map(gathered).collect()
+    let what = (Kind::AllGather, Exchanged::Parameters, Moment::AfterUpdate);
+    gathered(plan, state, what, |piece| (piece.parameters, piece.holding.parameters))
 }
 
-fn gather_class(piece: &Piece, together: u64) -> Vec<Step> {
+/// Gradients that every rank holds whole, from the shards in which they were summed.
+pub(crate) fn gather_summed(plan: &Plan, state: &State) -> Vec<Step> {
+    let what = (Kind::AllGather, Exchanged::Gradients, Moment::BeforeUpdate);
+    gathered(plan, state, what, |piece| (piece.gradients, piece.holding.gradients))
+}
+
+fn gathered(
+    plan: &Plan,
+    state: &State,
+    what: (Kind, Exchanged, Moment),
+    storage: impl Fn(&Piece) -> (StorageId, Held),
+) -> Vec<Step> {
+    let of = |piece: &Piece| {
+        let found = planned(plan, piece).find(|c| (c.kind, c.of, c.moment) == what);
+        found.map_or(vec![], |c| gather_class(piece, storage(piece), c.together))
+    };
+    state.pieces.iter().flat_map(of).collect()
+}
+
+fn gather_class(piece: &Piece, (storage, held): (StorageId, Held), together: u64) -> Vec<Step> {
     let by_turn = together < piece.turns;
     let parts = (0..together).map(|i| {
         // In a loop the last of the turns that travel together is at hand.
         let after = if by_turn { piece.turns - i } else { i };
         let at = |elements| {
-            let place = piece.at_turn(piece.parameters, piece.holding.parameters, elements);
+            let place = piece.at_turn(storage, held, elements);
             bucket(Place { turn: by_turn, ..place }, piece.turns, after)
         };
         Part { from: at(piece.shard), to: at(piece.elements), elements: piece.shard }

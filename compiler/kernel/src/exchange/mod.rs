@@ -1,11 +1,15 @@
 //! Exchanges: the plan's collectives as steps, where in an entry they belong.
 
+mod accumulate;
+mod ahead;
+mod counter;
 mod gather;
 mod reduce;
 mod squares;
 mod sum;
 
-pub(crate) use gather::{gather_losses, gather_updated};
+pub(crate) use ahead::gather_ahead;
+pub(crate) use gather::{gather_losses, gather_summed, gather_updated};
 pub(crate) use reduce::reduce_gradients;
 pub(crate) use squares::squares;
 
