@@ -2,7 +2,7 @@
 
 use crate::memory::{buffer_end, bytes_of, root, roots_that_outlive, share, slot_bytes};
 use crate::region::{Region, Regions};
-use crate::walk::{MICRO_BATCHES_MAX, Step};
+use crate::walk::{Step, micro_batches_max};
 use crate::{EntryKind, Rule, finding::Findings, uses, uses::Use, walk};
 use dspc_program::{Action, Buffer, Entry, Instruction, Over, Place, Program, Role};
 use std::collections::HashMap;
@@ -140,10 +140,11 @@ impl<'a> Contents<'a> {
 
     /// What the runtime reads after the entry must be there.
     pub(crate) fn at_end(&self, entry: &Entry, findings: &mut Findings) {
-        let cut_short = longest_accumulation(&entry.body) > MICRO_BATCHES_MAX;
+        let walked = micro_batches_max(&entry.body);
+        let cut_short = longest_accumulation(&entry.body) > walked;
         for (index, buffer) in self.program.buffers.iter().enumerate() {
             let slots = match (self.kind, buffer.role) {
-                (EntryKind::Train, Role::Loss) if cut_short => buffer.slots.min(MICRO_BATCHES_MAX),
+                (EntryKind::Train, Role::Loss) if cut_short => buffer.slots.min(walked),
                 (
                     EntryKind::Train,
                     Role::Loss | Role::GradNorm | Role::Finite | Role::ScaleExhausted | Role::FirstBad,

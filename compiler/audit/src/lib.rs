@@ -12,7 +12,7 @@
 //! - *Form*: ids are in range, loops nest as micro-batches outside turns, arguments are what their kernel declares.
 //!
 //! It does not check what kernels compute, nor that a kernel keeps to the operands it declares: tests of the kernels do.
-//! More than three micro-batches are proven as three: the fourth turn of that loop does what the third did.
+//! More than three micro-batches are proven as three where none is special: the fourth turn of that loop does what the third did.
 
 #![forbid(unsafe_code)]
 

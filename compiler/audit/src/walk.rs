@@ -1,9 +1,9 @@
 //! An entry's instructions in issue order, loops unrolled.
 
-use dspc_program::{Action, Entry, Instruction, Over};
+use dspc_program::{Action, Entry, Instruction, Over, When};
 use std::fmt;
 
-/// Micro-batches beyond these repeat what the last one did.
+/// Micro-batches beyond these repeat what the last one did, where none is special.
 pub(crate) const MICRO_BATCHES_MAX: u64 = 3;
 
 /// One instruction, once.
@@ -31,9 +31,20 @@ impl fmt::Display for Step<'_> {
     }
 }
 
+/// Micro-batches that are walked: all where an instruction is one of some alone, or ranks tell one another what each yielded.
+pub(crate) fn micro_batches_max(body: &[Instruction]) -> u64 {
+    let special = |instruction: &Instruction| match &instruction.action {
+        Action::Collective(_) => true,
+        Action::Loop { body, .. } => micro_batches_max(body) > MICRO_BATCHES_MAX,
+        _ => instruction.when.is_some_and(|when| when.over == Over::MicroBatches),
+    };
+    if body.iter().any(special) { u64::MAX } else { MICRO_BATCHES_MAX }
+}
+
 /// Calls `visit` for every instruction of `entry`, as a device would meet them.
 pub(crate) fn walk(entry: &Entry, visit: &mut dyn FnMut(&Step<'_>)) {
-    let mut place = Where { path: vec![], turn: None, micro: None };
+    let micro_batches_max = micro_batches_max(&entry.body);
+    let mut place = Where { path: vec![], turn: None, micro: None, micro_batches_max };
     block(&entry.body, 0, &mut place, visit);
 }
 
@@ -41,6 +52,19 @@ struct Where {
     path: Vec<usize>,
     turn: Option<u64>,
     micro: Option<u64>,
+    micro_batches_max: u64,
+}
+
+impl Where {
+    /// Whether an instruction of some turns is done at this one.
+    fn holds(&self, when: Option<When>) -> bool {
+        when.is_none_or(|when| {
+            when.holds(match when.over {
+                Over::MicroBatches => self.micro.unwrap_or(0),
+                Over::Turns => self.turn.unwrap_or(0),
+            })
+        })
+    }
 }
 
 /// Returns the number after the block's last instruction.
@@ -53,7 +77,9 @@ fn block(body: &[Instruction], first: usize, at: &mut Where, visit: &mut dyn FnM
                 number = turns(*over, *count, *reverse, body, number, at, visit);
             }
             Action::Launch { .. } | Action::Gemm(_) | Action::Zero { .. } | Action::Collective(_) => {
-                visit(&Step { instruction, number, turn: at.turn, micro: at.micro, path: &at.path });
+                if at.holds(instruction.when) {
+                    visit(&Step { instruction, number, turn: at.turn, micro: at.micro, path: &at.path });
+                }
                 number += 1;
             }
         }
@@ -71,7 +97,7 @@ fn turns(
     at: &mut Where,
     visit: &mut dyn FnMut(&Step<'_>),
 ) -> usize {
-    let count = if over == Over::MicroBatches { count.min(MICRO_BATCHES_MAX) } else { count };
+    let count = if over == Over::MicroBatches { count.min(at.micro_batches_max) } else { count };
     let mut after = first;
     for index in 0..count {
         let value = Some(if reverse { count - 1 - index } else { index });

@@ -6,6 +6,7 @@
 mod harness;
 
 use dspc_program::Family;
+use dspc_schedule::run_ranks;
 use harness::{Compiled, compile, results, state, step};
 
 const LAYERS: [(&str, &str); 3] = [
@@ -89,12 +90,56 @@ fn stage_3() {
     means_one_rank_everywhere("zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 0, overlap: false)");
 }
 
+/// Not one bit of parameters, moments, losses and the norm depends on how eight micro-batches are divided.
 #[test]
 fn deterministic() {
+    for name in ["gpt2", "llama"] {
+        let bits = |layout: (u64, u64), stage: u64, keep: u64| {
+            let zero = format!("zero = stage({stage}, reduce_bucket: 5000, keep_below: {keep})\ndeterministic = true");
+            let compiled = compiled(name, Family::Cpu, layout.0, layout.1, &zero);
+            let machines = step(&compiled);
+            let all = state(&machines).into_iter().flat_map(|(_, values)| values);
+            all.chain(results(&machines)).map(f64::to_bits).collect::<Vec<u64>>()
+        };
+        let expected = bits((1, 8), 0, 0);
+        for stage in 0..4 {
+            for layout in [(8, 1), (4, 2), (2, 4), (1, 8)] {
+                assert!(bits(layout, stage, 0) == expected, "{name}: {layout:?}, ZeRO stage {stage}");
+            }
+        }
+        means_one_rank(name, Family::Cpu, (4, 2), "", "zero = stage(3, keep_below: 0)\ndeterministic = true");
+    }
+}
+
+/// A rank of a world that has more ranks than there are rows of the grid: its shards are padding.
+#[test]
+fn more_ranks_than_parameters() {
     for stage in 0..4 {
-        for layout in [(1, 4), (2, 1), (4, 1), (2, 2), (2, 4)] {
-            let zero = format!("zero = stage({stage}, keep_below: 0)\ndeterministic = true");
-            means_one_rank("gpt2", Family::Cpu, layout, "", &zero);
+        means_one_rank("bigram", Family::Cpu, (9, 1), "", &format!("zero = stage({stage}, keep_below: 0)"));
+    }
+}
+
+/// The other entries gather what they read: the losses of all ranks, the logits of each.
+#[test]
+fn evaluation_and_generation() {
+    let outputs = |ranks: u64, zero: &str| {
+        let compiled = compiled("gpt2", Family::Cpu, ranks, 1, zero);
+        let mut machines = harness::prepared(&compiled);
+        let program = &compiled.program;
+        run_ranks(&mut machines, &program.evaluate.body, 0, 0);
+        let losses = harness::read(&machines[0], "loss", 0);
+        run_ranks(&mut machines, &program.logits.as_ref().unwrap().body, 0, 0);
+        let logits: Vec<Vec<f64>> = machines.iter().map(|m| harness::read(m, "logits", 0)).collect();
+        (losses, logits)
+    };
+    let (losses, logits) = outputs(1, "");
+    for stage in 0..4 {
+        for bucket in [1, 500_000_000] {
+            let zero = format!("zero = stage({stage}, gather_bucket: {bucket}, keep_below: 0)");
+            let (found, by_rank) = outputs(3, &zero);
+            assert_close("loss", &found[..1], &losses);
+            by_rank.iter().for_each(|found| assert_eq!(found.len(), logits[0].len()));
+            assert_close("logits", &by_rank[0], &logits[0]);
         }
     }
 }

@@ -156,6 +156,13 @@ const IDS: u64 = 1000;
 
 /// Runs one optimizer step on all ranks.
 pub fn step(compiled: &Compiled) -> Vec<Machine<'_>> {
+    let mut machines = prepared(compiled);
+    run_ranks(&mut machines, &compiled.program.train.body, 0, 0);
+    machines
+}
+
+/// All ranks before their first step.
+pub fn prepared(compiled: &Compiled) -> Vec<Machine<'_>> {
     let (program, kernels) = (&compiled.program, &compiled.kernels);
     let world = program.world();
     let mut machines: Vec<Machine<'_>> =
@@ -166,7 +173,6 @@ pub fn step(compiled: &Compiled) -> Vec<Machine<'_>> {
     if let Some(refresh) = &program.refresh {
         run_ranks(&mut machines, &refresh.body, 0, 0);
     }
-    run_ranks(&mut machines, &program.train.body, 0, 0);
     machines
 }
 
