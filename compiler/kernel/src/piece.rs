@@ -138,7 +138,13 @@ impl Piece {
         self.moments =
             ["m", "v"].map(|what| self.flat(pool, what, DType::F32, StorageKind::Moments, optimizer));
         let transient = |pool: &mut Pool, what: &str, dtype, slots| {
-            pool.storage(&format!("{what}.{}", self.name), dtype, self.elements, slots, StorageKind::Activation)
+            pool.storage(
+                &format!("{what}.{}", self.name),
+                dtype,
+                self.elements,
+                slots,
+                StorageKind::Activation,
+            )
         };
         self.read = self.parameters;
         if parameters.is_shard() {

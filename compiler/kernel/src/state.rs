@@ -41,7 +41,8 @@ impl State {
         let storage = Storage::of(&plan.train.precision);
         let pieces = pieces(plan, pool);
         let members = Members { plan, pieces: &pieces };
-        let masters = members.views(pool, "", StorageKind::Param, |p| p.has_whole_masters().then_some(p.masters));
+        let masters =
+            members.views(pool, "", StorageKind::Param, |p| p.has_whole_masters().then_some(p.masters));
         let copied = |p: &Piece| (storage.has_masters() || p.holding.parameters.is_shard()).then_some(p.read);
         let suffix = format!(".{}", storage.compute);
         let copies = members.views(pool, &suffix, |_| StorageKind::Parameters, copied);
@@ -53,7 +54,8 @@ impl State {
         });
         let shared_gradients = pieces.iter().any(|p| p.holding.gradients.is_shard());
         let places = members.places(&masters, &moments);
-        let every = |views: Vec<Option<StorageId>>| views.into_iter().map(|v| v.unwrap_or(StorageId(0))).collect();
+        let every =
+            |views: Vec<Option<StorageId>>| views.into_iter().map(|v| v.unwrap_or(StorageId(0))).collect();
         let loss_scale = match Scaling::of(&plan.train.precision) {
             Scaling::None => None,
             Scaling::Static(scale) => Some(StorageKind::Table(TableKind::Constant(scale))),
@@ -145,7 +147,11 @@ impl Members<'_> {
         self.all().map(view).collect()
     }
 
-    fn places(&self, masters: &[Option<StorageId>], moments: &[Vec<Option<StorageId>>; 2]) -> Vec<ParamPlace> {
+    fn places(
+        &self,
+        masters: &[Option<StorageId>],
+        moments: &[Vec<Option<StorageId>>; 2],
+    ) -> Vec<ParamPlace> {
         let place = |(param, _, member, piece): (ParamId, &Param, &Member, &Piece)| {
             let id = param.0 as usize;
             let moment = |i: usize, name: &str| {
@@ -155,7 +161,8 @@ impl Members<'_> {
             ParamPlace {
                 param,
                 at: piece.master_of(self.plan, member, masters[id]),
-                grid_row: self.plan.partition.first_row(member.class) + (member.offset - class.start) / GRID_ELEMENTS,
+                grid_row: self.plan.partition.first_row(member.class)
+                    + (member.offset - class.start) / GRID_ELEMENTS,
                 grid_rows: class.rows(),
                 moments: vec![moment(0, "m"), moment(1, "v")],
             }

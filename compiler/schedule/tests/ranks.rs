@@ -5,7 +5,7 @@
 
 mod harness;
 
-use dspc_program::Family;
+use dspc_program::{Family, Role};
 use dspc_schedule::run_ranks;
 use harness::{Compiled, compile, results, state, step};
 
@@ -87,7 +87,9 @@ fn stage_3() {
     means_one_rank_everywhere("zero = stage(3)");
     means_one_rank_everywhere("zero = stage(3, keep_below: 0)");
     means_one_rank_everywhere("zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 20)");
-    means_one_rank_everywhere("zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 0, overlap: false)");
+    means_one_rank_everywhere(
+        "zero = stage(3, reduce_bucket: 1, gather_bucket: 1, keep_below: 0, overlap: false)",
+    );
 }
 
 /// Not one bit of parameters, moments, losses and the norm depends on how eight micro-batches are divided.
@@ -95,7 +97,9 @@ fn stage_3() {
 fn deterministic() {
     for name in ["gpt2", "llama"] {
         let bits = |layout: (u64, u64), stage: u64, keep: u64| {
-            let zero = format!("zero = stage({stage}, reduce_bucket: 5000, keep_below: {keep})\ndeterministic = true");
+            let zero = format!(
+                "zero = stage({stage}, reduce_bucket: 5000, keep_below: {keep})\ndeterministic = true"
+            );
             let compiled = compiled(name, Family::Cpu, layout.0, layout.1, &zero);
             let machines = step(&compiled);
             let all = state(&machines).into_iter().flat_map(|(_, values)| values);
@@ -126,10 +130,12 @@ fn evaluation_and_generation() {
         let compiled = compiled("gpt2", Family::Cpu, ranks, 1, zero);
         let mut machines = harness::prepared(&compiled);
         let program = &compiled.program;
+        machines.iter_mut().for_each(|machine| harness::fill(machine, "inv_targets", 0, &[0.25]));
         run_ranks(&mut machines, &program.evaluate.body, 0, 0);
         let losses = harness::read(&machines[0], "loss", 0);
         run_ranks(&mut machines, &program.logits.as_ref().unwrap().body, 0, 0);
-        let logits: Vec<Vec<f64>> = machines.iter().map(|m| harness::read(m, "logits", 0)).collect();
+        let buffer = program.buffers.iter().find(|b| b.role == Role::Logits).unwrap();
+        let logits: Vec<Vec<f64>> = machines.iter().map(|m| harness::read(m, &buffer.name, 0)).collect();
         (losses, logits)
     };
     let (losses, logits) = outputs(1, "");
@@ -151,7 +157,9 @@ fn groups_of_turns() {
         for overlap in [true, false] {
             for layout in [(2, 1), (2, 2)] {
                 let bucket = 5000;
-                let zero = format!("zero = stage({stage}, reduce_bucket: {bucket}, gather_bucket: {bucket}, keep_below: 0, overlap: {overlap})");
+                let zero = format!(
+                    "zero = stage({stage}, reduce_bucket: {bucket}, gather_bucket: {bucket}, keep_below: 0, overlap: {overlap})"
+                );
                 means_one_rank("deep", Family::Cpu, layout, "", &zero);
             }
         }

@@ -21,7 +21,8 @@ pub(super) fn rows(rows: u64, from: Place, to: Place, adds: bool, pool: &mut Poo
     let what = Target::Element(NodeId(0));
     let write = Write { name: "sum".into(), dtype, what, stride: cols, accumulate: adds };
     let nodes = vec![Node::Load(InputId(0))];
-    let kernel = RowKernel { rows, cols, reads: vec![read], nodes, writes: vec![write], split: Split::Elements };
+    let kernel =
+        RowKernel { rows, cols, reads: vec![read], nodes, writes: vec![write], split: Split::Elements };
     let kernel = pool.kernel(if adds { "add_gradients" } else { "keep_gradients" }, Kernel::Row(kernel));
     Step::Launch(Launch { kernel, operands: vec![from, to], origin: "accumulate".into() })
 }

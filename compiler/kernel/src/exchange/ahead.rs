@@ -26,8 +26,10 @@ pub(crate) fn gather_ahead<const N: usize>(
     pool: &mut Pool,
 ) -> [Vec<Step>; N] {
     for piece in state.pieces.iter().filter(|piece| piece.holding.parameters.is_shard()) {
-        let together = planned(plan, piece).find(|c| (c.kind, c.of) == (Kind::AllGather, Exchanged::Parameters));
-        let mut gathering = Gathering { piece, together: together.map_or(1, |c| c.together), stretches: 0, pool };
+        let together =
+            planned(plan, piece).find(|c| (c.kind, c.of) == (Kind::AllGather, Exchanged::Parameters));
+        let mut gathering =
+            Gathering { piece, together: together.map_or(1, |c| c.together), stretches: 0, pool };
         for steps in &mut entries {
             gathering.entry(steps);
         }
@@ -149,7 +151,8 @@ impl Gathering<'_> {
             (_, false) => (When { below: Some(turns - ahead), ..each }, Some(0..together)),
             (_, true) => (When { from: ahead, ..each }, Some(turns - together..turns)),
         };
-        let step = if ahead == 0 { at_turns(together, at, gather) } else { Step::Only(when, Box::new(gather)) };
+        let step =
+            if ahead == 0 { at_turns(together, at, gather) } else { Step::Only(when, Box::new(gather)) };
         inner.body.insert(0, step);
         first.map(|first| self.gather(whole, first)).into_iter().collect()
     }

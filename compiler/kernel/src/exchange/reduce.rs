@@ -147,7 +147,9 @@ impl<'a> Exchange<'a> {
             let step = self.collective(c.kind, c.together);
             let by_turn = c.together < self.piece.turns;
             let step = match c.moment {
-                Moment::LastBackward if self.plan.batch.accumulation > 1 => in_last_micro_batch(self.plan, step),
+                Moment::LastBackward if self.plan.batch.accumulation > 1 => {
+                    in_last_micro_batch(self.plan, step)
+                }
                 _ if by_turn => at_turns(c.together, 0, step),
                 _ => step,
             };
@@ -167,7 +169,9 @@ impl<'a> Exchange<'a> {
             }
         });
         let kind = match kind {
-            Kind::ReduceScatter => CollectiveKind::ReduceScatter { sum: self.sum, tree: self.plan.deterministic },
+            Kind::ReduceScatter => {
+                CollectiveKind::ReduceScatter { sum: self.sum, tree: self.plan.deterministic }
+            }
             Kind::AllGather => CollectiveKind::AllGather,
         };
         collective(kind, parts.collect(), &self.piece.name)

@@ -121,7 +121,8 @@ fn buffer(machine: &Machine<'_>, name: &str) -> usize {
     machine.buffer(name).unwrap_or_else(|| panic!("no buffer `{name}`"))
 }
 
-fn fill(machine: &mut Machine<'_>, name: &str, slot: u64, values: &[f64]) {
+/// Fills a buffer's slot.
+pub fn fill(machine: &mut Machine<'_>, name: &str, slot: u64, values: &[f64]) {
     let start = machine.cell(buffer(machine, name), slot);
     machine.cells[start..start + values.len()].copy_from_slice(values);
 }
