@@ -106,12 +106,12 @@ fn a_gpu_sums_gradients_in_bf16_as_the_cpu_does() {
 /// Attention's products in f32 as three of TF32 each.
 #[test]
 fn a_gpu_trains_gpt2_in_fp32_as_the_cpu_does() {
-    agree(&GPT2.replace("precision = bf16", "precision = fp32"), 3e-4);
+    agree("gpt2_fp32", &GPT2.replace("precision = bf16", "precision = fp32"), 3e-4);
 }
 
 #[test]
 fn a_gpu_trains_gpt2_in_tf32_as_the_cpu_does() {
-    agree(&GPT2.replace("precision = bf16", "precision = tf32"), 3e-3);
+    agree("gpt2_tf32", &GPT2.replace("precision = bf16", "precision = tf32"), 3e-3);
 }
 
 /// The CPU has no TF32: its products are those of single precision.
