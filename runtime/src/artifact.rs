@@ -8,6 +8,7 @@ mod embedded;
 pub use cpu_features::cpu_level;
 pub use embedded::Embedded;
 
+use crate::communicator::{Communicator, Solo};
 use crate::device::cpu::Cpu;
 use crate::device::cuda::{Card, Cuda};
 use crate::device::{Device, DeviceOptions, Wanted};
@@ -15,6 +16,10 @@ use crate::durable;
 use crate::error::Error;
 use dspc_program::{FORMAT_VERSION, Family, Program, Target};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// More ranks than any program is for.
+const WORLD_MAX: u64 = 1 << 20;
 
 /// The file of the CPU's program.
 pub(crate) const PROGRAM_FILE: &str = "program.json";
@@ -126,8 +131,14 @@ fn check_numbers(program: &Program) -> Result<(), String> {
             return Err(format!("`{name}` is {value}"));
         }
     }
-    if training.micro_batch.checked_mul(training.accumulation) != Some(training.batch) {
-        return Err("`batch` is not `micro_batch` times `accumulation`".into());
+    let ranks = program.mesh.iter().find(|(axis, _)| axis == "data").map_or(1, |&(_, size)| size);
+    let batch = training.micro_batch.checked_mul(training.accumulation).and_then(|n| n.checked_mul(ranks));
+    if batch != Some(training.batch) {
+        return Err("`batch` is not `micro_batch` times `accumulation` times ranks".into());
+    }
+    let world = program.mesh.iter().try_fold(1u64, |n, &(_, size)| n.checked_mul(size));
+    if world.is_none_or(|world| world == 0 || world > WORLD_MAX) {
+        return Err("`mesh` has no number of ranks".into());
     }
     if !(0.0..1.0).contains(&data.holdout) {
         return Err(format!("`holdout` is {}", data.holdout));
@@ -165,12 +176,20 @@ impl Artifact {
     /// # Errors
     /// Those of [`Self::kernels`] and [`Cpu::new`]; R0206.
     pub fn cpu(&self, threads: usize) -> Result<Cpu, Error> {
+        self.cpu_of_rank(threads, Arc::new(Solo::default()))
+    }
+
+    /// One rank of the program on this machine's CPU.
+    ///
+    /// # Errors
+    /// Those of [`Self::cpu`]; R0801, R0802.
+    pub fn cpu_of_rank(&self, threads: usize, communicator: Arc<dyn Communicator>) -> Result<Cpu, Error> {
         let (target, path) = self.kernels("cpu")?;
         let missing = cpu_features::missing(&target.level, &target.features);
         if !missing.is_empty() {
             return Err(Error::CpuFeatures { level: target.level.clone(), missing: missing.join(", ") });
         }
-        Cpu::new(&self.program, &path, threads)
+        Cpu::of_rank(&self.program, &path, threads, communicator)
     }
 
     /// The program on the first GPU.
@@ -191,13 +210,17 @@ impl Artifact {
         Ok(wanted.iter().find(there).unwrap_or(&wanted[0]))
     }
 
-    /// The program on the device that it was compiled for.
+    /// A rank of the program on the device that it was compiled for.
     ///
     /// # Errors
     /// Those of [`Self::cpu`] and [`Self::cuda`].
-    pub fn device(&self, options: &DeviceOptions) -> Result<Box<dyn Device + Send>, Error> {
+    pub fn device(
+        &self,
+        options: &DeviceOptions,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Box<dyn Device + Send>, Error> {
         Ok(match self.program.family {
-            Family::Cpu => Box::new(self.cpu(options.threads)?),
+            Family::Cpu => Box::new(self.cpu_of_rank(options.threads, communicator)?),
             Family::Cuda => Box::new(self.cuda(options)?),
         })
     }

@@ -25,6 +25,7 @@ use commit::Commit;
 use dspc_program::{Family, Program};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+pub(crate) use weights::Tensor;
 
 const MODEL_FILE: &str = "model.safetensors";
 const CONFIG_FILE: &str = "config.json";
@@ -48,6 +49,9 @@ pub(crate) struct State {
     spec_hash: String,
     /// Hash of the text and the tokenizer.
     pub(crate) data_hash: String,
+    /// Of the state, for people who compare runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     dspc: String,
 }
 
@@ -71,6 +75,11 @@ pub(crate) fn commits(run_dir: &Path) -> Vec<u64> {
 
 fn folder(run_dir: &Path, step: u64) -> PathBuf {
     run_dir.join(format!("checkpoint-{step}"))
+}
+
+/// The checkpoint of a step that somebody else has checked.
+pub(crate) fn at(run_dir: &Path, step: u64) -> Checkpoint {
+    Checkpoint { path: folder(run_dir, step), step }
 }
 
 /// Checks every file of a checkpoint.
@@ -132,16 +141,13 @@ impl Checkpoint {
         Ok(artifact::read(&folder, family)?.program)
     }
 
-    /// Sets a session's weights.
+    /// Sets a session's weights: of several ranks each takes its own.
     ///
     /// # Errors
     /// R0402, R0403.
     pub(crate) fn load_weights(&self, session: &mut Session) -> Result<(), Error> {
-        let program = session.program().clone();
-        let file = weights::File::read(&self.path, MODEL_FILE)?;
-        let tensors = weights::params(&program);
-        file.check_names(&tensors)?;
-        tensors.iter().enumerate().try_for_each(|(i, tensor)| session.set_param(i, &file.values(tensor)?))
+        let tensors = weights::params(session.program());
+        weights::File::read(&self.path, MODEL_FILE)?.load(session, &tensors)
     }
 
     /// Sets a session's moments and counters, and says where it stands.
@@ -150,13 +156,8 @@ impl Checkpoint {
     /// R0402, R0403.
     pub(crate) fn load_state(&self, session: &mut Session) -> Result<State, Error> {
         let state = self.state()?;
-        let program = session.program().clone();
-        let file = weights::File::read(&self.path, OPTIMIZER_FILE)?;
-        let tensors = weights::moments(&program);
-        file.check_names(&tensors)?;
-        for tensor in &tensors {
-            tensor.write_to(session, file.bytes(tensor)?)?;
-        }
+        let tensors = weights::moments(session.program());
+        weights::File::read(&self.path, OPTIMIZER_FILE)?.load(session, &tensors)?;
         session.set_steps(state.step, state.applied);
         Ok(state)
     }
@@ -202,16 +203,48 @@ impl Checkpoint {
     }
 }
 
-/// Writes a checkpoint, and drops those beyond `keep` (0 keeps all). What was there under the same step is replaced.
+/// All that a checkpoint keeps in tensors: weights, then the optimizer's state.
+pub(crate) fn state_of(program: &Program) -> Vec<Tensor> {
+    let mut tensors = weights::params(program);
+    tensors.extend(weights::moments(program));
+    tensors
+}
+
+/// What is saved beside the tensors.
+pub(crate) struct Facts<'a> {
+    /// Hash of the text and the tokenizer.
+    pub(crate) data_hash: &'a str,
+    /// Of the state.
+    pub(crate) fingerprint: u128,
+    /// Checkpoints to keep; 0 keeps all.
+    pub(crate) keep: u64,
+}
+
+/// Writes a checkpoint, and drops those beyond `keep`. What was there under the same step is replaced. All ranks call it; the first one
+/// writes, and says where.
 ///
 /// # Errors
-/// R0301, R0302; then older checkpoints are untouched and nothing of this one is left.
+/// On the first rank R0301, R0302; then older checkpoints are untouched and nothing of this one is left. On all R0801.
 pub(crate) fn save(
     run_dir: &Path,
     session: &Session,
     artifact: &Artifact,
-    data_hash: &str,
-    keep: u64,
+    facts: &Facts<'_>,
+) -> Result<Option<Checkpoint>, Error> {
+    if session.communicator().rank() != 0 {
+        return weights::follow(session, &state_of(session.program())).map(|()| None);
+    }
+    let saved = write(run_dir, session, artifact, facts);
+    // Also after a full disk: the others wait.
+    weights::release(session)?;
+    saved.map(Some)
+}
+
+fn write(
+    run_dir: &Path,
+    session: &Session,
+    artifact: &Artifact,
+    facts: &Facts<'_>,
 ) -> Result<Checkpoint, Error> {
     let program = session.program();
     let (step, applied) = session.steps();
@@ -223,7 +256,8 @@ pub(crate) fn save(
         seed: program.training.seed,
         name: program.name.clone(),
         spec_hash: program.spec_hash.clone(),
-        data_hash: data_hash.into(),
+        data_hash: facts.data_hash.into(),
+        fingerprint: Some(format!("{:032x}", facts.fingerprint)),
         dspc: program.dspc.clone(),
     };
     let (path, temporary) = (folder(run_dir, step), run_dir.join(format!("checkpoint-{step}.tmp")));
@@ -238,15 +272,16 @@ pub(crate) fn save(
         _ = discard(run_dir, step);
         return Err(error);
     }
-    retire(run_dir, keep);
+    retire(run_dir, facts.keep);
     Ok(Checkpoint { path, step })
 }
 
 fn fill(dir: &Path, session: &Session, artifact: &Artifact, state: &State) -> Result<(), Error> {
     let program = session.program();
     durable::make_folder(&dir.join(PROGRAM_FOLDER))?;
-    weights::write(&dir.join(MODEL_FILE), session, &weights::params(program))?;
-    weights::write(&dir.join(OPTIMIZER_FILE), session, &weights::moments(program))?;
+    let (params, moments) = (weights::params(program), weights::moments(program));
+    weights::write(&dir.join(MODEL_FILE), session, &params, 0)?;
+    weights::write(&dir.join(OPTIMIZER_FILE), session, &moments, params.len())?;
     let config = dir.join(CONFIG_FILE);
     durable::write_synced(&config, &[&artifact::to_json(&config::config(program), &config)?])?;
     let path = dir.join(STATE_FILE);

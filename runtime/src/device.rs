@@ -17,6 +17,7 @@ use dspc_program::BufferId;
 use std::path::PathBuf;
 
 pub(crate) use arena::element_bytes;
+pub(crate) use pool::share;
 pub use pool::threads_wanted;
 
 /// The entries of a program.
@@ -69,6 +70,17 @@ pub struct DeviceOptions {
     pub algorithms: Algorithms,
 }
 
+/// The first four bytes at a place, which an entry leaves for the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word {
+    /// Which buffer.
+    pub buffer: BufferId,
+    /// Its slot.
+    pub slot: u64,
+    /// Bytes into it.
+    pub start: u64,
+}
+
 /// A device that holds one program.
 pub trait Device {
     /// Runs an entry. What it wrote is there for [`Self::read`], which waits for it if need be.
@@ -77,11 +89,11 @@ pub trait Device {
     /// R0603 for an entry that the program lacks; R0701 for a fault of a GPU, which may also come later.
     fn run(&mut self, entry: EntryKind) -> Result<(), Error>;
 
-    /// Starts an entry; [`Self::finish`] gives the first four bytes of some slots, as the entry left them.
+    /// Starts an entry; [`Self::finish`] gives the words, as the entry left them.
     ///
     /// # Errors
     /// Those of [`Self::run`].
-    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error>;
+    fn start(&mut self, entry: EntryKind, words: &[Word]) -> Result<(), Error>;
 
     /// Waits for the oldest entry that was started and not finished, and gives its words; nothing if there is none.
     ///
@@ -98,7 +110,15 @@ pub trait Device {
     ///
     /// # Errors
     /// R0202 where the slot is not there or is shorter. Buffers that an entry takes its inputs from may be written while an earlier entry runs.
-    fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error>;
+    fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.write_at(buffer, slot, 0, bytes)
+    }
+
+    /// Copies bytes into a slot, from its byte `start` on.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    fn write_at(&mut self, buffer: BufferId, slot: u64, start: u64, bytes: &[u8]) -> Result<(), Error>;
 
     /// Copies bytes from a slot, from its byte `start` on.
     ///
@@ -125,7 +145,7 @@ impl Device for Box<dyn Device + Send> {
         (**self).run(entry)
     }
 
-    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
+    fn start(&mut self, entry: EntryKind, words: &[Word]) -> Result<(), Error> {
         (**self).start(entry, words)
     }
 
@@ -137,8 +157,8 @@ impl Device for Box<dyn Device + Send> {
         (**self).ahead()
     }
 
-    fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
-        (**self).write(buffer, slot, bytes)
+    fn write_at(&mut self, buffer: BufferId, slot: u64, start: u64, bytes: &[u8]) -> Result<(), Error> {
+        (**self).write_at(buffer, slot, start, bytes)
     }
 
     fn read(&self, buffer: BufferId, slot: u64, start: u64, bytes: &mut [u8]) -> Result<(), Error> {

@@ -246,7 +246,13 @@ pub(crate) fn bigram(dir: &Path) -> Artifact {
         slot: 0,
         shard: None,
         grid_row: 0,
-        moments: vec![],
+        moments: vec![Moment {
+            name: "momentum".into(),
+            dims: vec![V, V],
+            buffer: momentum,
+            slot: 0,
+            shard: None,
+        }],
     }];
     b.program.data.holdout = 0.1;
     b.program.training = Training {
@@ -261,6 +267,171 @@ pub(crate) fn bigram(dir: &Path) -> Artifact {
     };
     std::fs::create_dir_all(dir.join("text")).unwrap();
     std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(12)).unwrap();
+    let bytes = std::fs::read(b.compile(dir)).unwrap();
+    b.program.targets = vec![Target {
+        name: "cpu".into(),
+        file: "cpu.so".into(),
+        hash: artifact::hash(&bytes),
+        level: "x86-64".into(),
+        features: Vec::new(),
+        launches: Vec::new(),
+    }];
+    write(dir, &b.program, &bytes)
+}
+
+/// The table of next-byte logits on several ranks: the table, its momentum and the gradient's sum are shared out, and the table is gathered where it is read.
+///
+/// Batch 8 as micro-batches of 2, whose gradients are added as a binary tree whichever rank has which: 1, 2 and 4 ranks come to the same bits.
+pub(crate) fn bigram_of_ranks(dir: &Path, world: u64) -> Artifact {
+    use ElementType::{F32, I32};
+    const V: u64 = 256;
+    /// Elements before the table in the range that is shared out.
+    const START: u64 = 100;
+    let accumulation = 4 / world;
+    let mut b = Builder::new();
+    across(&mut b, world);
+    let shard = (V * V + START).div_ceil(world).next_multiple_of(16);
+    let table = b.buffer("table", F32, shard, 1, Role::Param);
+    let momentum = b.buffer("momentum", F32, shard, 1, Role::Moment);
+    let whole = b.buffer("whole", F32, shard * world, 1, Role::Inner);
+    let leaf = b.buffer("leaf", F32, shard * world, 1, Role::Inner);
+    let arrived = b.buffer("arrived", F32, shard, 1, Role::Inner);
+    let counter = b.buffer("counter", F32, shard, 2, Role::Inner);
+    let summed = b.buffer("summed", F32, shard * world, 1, Role::Inner);
+    let tokens = b.buffer("tokens", I32, 8, accumulation, Role::Tokens);
+    let targets = b.buffer("targets", I32, 8, accumulation, Role::Targets);
+    let inverse = b.buffer("inverse", F32, 1, 1, Role::InvTargets);
+    let own_loss = b.buffer("loss.own", F32, 1, accumulation, Role::Inner);
+    let loss = b.buffer("loss", F32, world, accumulation, Role::Loss);
+    let applied = b.buffer("applied", I32, 1, 1, Role::AppliedSteps);
+    let norm = b.buffer("norm", F32, 1, 1, Role::GradNorm);
+    let finite = b.buffer("finite", F32, 1, 1, Role::Finite);
+    let rates = b.buffer("rates", F32, 64, 1, Role::Table);
+    let logits = b.buffer("logits", F32, 4 * V, 1, Role::Logits);
+    let softmax = "const int *x = args[0], *y = args[1]; const float *inv = args[2], *w = args[3]; float *loss = args[4]; \
+        *loss = 0; for (int i = 0; i < 8; i++) { if (y[i] < 0) continue; const float *row = w + 256 * x[i]; \
+        float top = row[0], sum = 0; for (int j = 0; j < 256; j++) top = fmaxf(top, row[j]); \
+        for (int j = 0; j < 256; j++) sum += expf(row[j] - top); *loss += *inv * (logf(sum) + top - row[y[i]]);";
+    let evaluate = b.kernel("evaluate", 1, &[I32, I32, F32, F32, F32], false, &format!("{softmax} }}"));
+    let forward = b.kernel(
+        "forward",
+        1,
+        &[I32, I32, F32, F32, F32, F32],
+        false,
+        &format!(
+            "{softmax} float *d = (float *)args[5] + 256 * x[i]; \
+             for (int j = 0; j < 256; j++) d[j] += *inv * (expf(row[j] - top) / sum - (j == y[i])); }}"
+        ),
+    );
+    let add = b.kernel(
+        "add",
+        shard,
+        &[F32, F32],
+        false,
+        "for (int64_t i = begin; i < end; i++) ((float *)args[1])[i] += ((float *)args[0])[i];",
+    );
+    let keep = b.kernel(
+        "keep",
+        shard,
+        &[F32, F32],
+        false,
+        "for (int64_t i = begin; i < end; i++) ((float *)args[0])[i] = ((float *)args[1])[i];",
+    );
+    let update = b.kernel(
+        "update",
+        1,
+        &[F32, F32, F32, F32, I32, F32, F32, F32],
+        false,
+        &format!(
+            "float *w = args[0], *d = args[1], *m = args[2], *rates = args[3], *all = args[7]; int *applied = args[4]; float sum = 0; \
+             for (int i = 0; i < 65536; i++) sum += all[i] * all[i]; *(float *)args[5] = sqrtf(sum); \
+             *(float *)args[6] = isfinite(sum); if (!isfinite(sum)) return; \
+             for (int i = 0; i < {shard}; i++) {{ m[i] = 0.9f * m[i] + d[i]; w[i] -= rates[*applied] * m[i]; }} ++*applied;"
+        ),
+    );
+    let read = b.kernel(
+        "read",
+        4,
+        &[I32, F32, F32],
+        false,
+        "for (int64_t i = begin; i < end; i++) for (int j = 0; j < 256; j++) \
+         ((float *)args[2])[256 * i + j] = ((float *)args[1])[256 * ((int *)args[0])[i] + j];",
+    );
+    let sum = add_up(&mut b, world, shard, F32);
+    let exchange = |kind, from, to, elements| {
+        let parts = vec![Part { from: Place::of(from), to: Place::of(to), elements }];
+        instruction(Action::Collective(Collective { kind, group: 0, parts }))
+    };
+    let gather = exchange(CollectiveKind::AllGather, table, whole, shard);
+    let losses = |slots: u64| {
+        let at = |buffer, add| Place { add, ..Place::of(buffer) };
+        let part = |slot| Part { from: at(own_loss, slot), to: at(loss, slot), elements: 1 };
+        let parts = (0..slots).map(part).collect();
+        instruction(Action::Collective(Collective { kind: CollectiveKind::AllGather, group: 0, parts }))
+    };
+    let each = |buffer| Arg::At(Place { micro: true, ..Place::of(buffer) });
+    let inside = |buffer| Arg::At(Place { elements: START, ..Place::of(buffer) });
+    let micro = [each(tokens), each(targets), at(inverse), inside(whole), each(own_loss), inside(leaf)];
+    let mut turn = vec![
+        instruction(Action::Zero { at: Place::of(leaf) }),
+        launch(forward, &micro),
+        exchange(CollectiveKind::ReduceScatter { sum, tree: true }, leaf, arrived, shard),
+    ];
+    for level in 0..accumulation.ilog2() {
+        let every = 2 << level;
+        let held = Arg::At(Place { add: u64::from(level), ..Place::of(counter) });
+        for (kernel, place) in [(add, every - 1), (keep, every / 2 - 1)] {
+            let mut step = launch(kernel, &[held, at(arrived)]);
+            step.when = Some(When::each(Over::MicroBatches, every, place));
+            turn.push(step);
+        }
+    }
+    let own = Arg::At(Place { shard: Some(Shard { group: 0, elements: shard }), ..Place::of(summed) });
+    b.program.train.body = vec![
+        gather.clone(),
+        repeat(Over::MicroBatches, accumulation, false, turn),
+        losses(accumulation),
+        exchange(CollectiveKind::AllGather, arrived, summed, shard),
+        launch(
+            update,
+            &[at(table), own, at(momentum), at(rates), at(applied), at(norm), at(finite), inside(summed)],
+        ),
+    ];
+    b.program.evaluate.body = vec![
+        gather.clone(),
+        launch(evaluate, &[at(tokens), at(targets), at(inverse), inside(whole), at(own_loss)]),
+        losses(1),
+    ];
+    let body = vec![gather, launch(read, &[at(tokens), inside(whole), at(logits)])];
+    b.program.logits = Some(Entry { body, peak_bytes: 0 });
+    b.program.tables = vec![Table { buffer: rates, formula: Formula::LearningRate }];
+    let shard = Some(ParamShard { of: Shard { group: 0, elements: shard }, start: START });
+    let dims = vec![V, V];
+    b.program.params = vec![Param {
+        name: "table".into(),
+        dims: dims.clone(),
+        init: Init::Normal(0.02),
+        site: 1,
+        buffer: table,
+        slot: 0,
+        shard,
+        grid_row: 0,
+        moments: vec![Moment { name: "momentum".into(), dims, buffer: momentum, slot: 0, shard }],
+    }];
+    b.program.data.holdout = 0.1;
+    b.program.training = Training {
+        batch: 8,
+        micro_batch: 2,
+        accumulation,
+        steps: 20,
+        eval_every: 10,
+        log_every: 1,
+        schedule: LrSchedule::Cosine { peak: 2.0, warmup: 2, floor: 0.1, steps: 20 },
+        sample: Some(Sample { prompt: "to".into(), tokens: 8 }),
+        ..b.program.training
+    };
+    std::fs::create_dir_all(dir.join("text")).unwrap();
+    std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(25)).unwrap();
     let bytes = std::fs::read(b.compile(dir)).unwrap();
     b.program.targets = vec![Target {
         name: "cpu".into(),

@@ -1,13 +1,15 @@
 //! Text from a trained model: the logits of the last ids, a choice, and again.
 
 use crate::checkpoint;
-use crate::device::{Algorithms, DeviceOptions, Wanted, threads_wanted};
+use crate::communicator::{Communicator, local};
+use crate::device::{Algorithms, DeviceOptions, Wanted, share, threads_wanted};
 use crate::error::Error;
 use crate::philox::{SITE_SAMPLE, Stream};
 use crate::session::Session;
 use crate::tokenizer::TextTokenizer;
 use crate::tokenizer::decode_stream::DecodeStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How to choose.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -55,18 +57,25 @@ pub fn generate(
 ) -> Result<Generated, Error> {
     let checkpoint = checkpoint::open(path)?;
     let artifact = checkpoint.artifact(on.device)?;
-    let device = artifact.device(&DeviceOptions {
-        threads: threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?,
+    let world = artifact.program.world();
+    let threads = threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?;
+    let options_of_rank = DeviceOptions {
+        threads: share(threads, world),
         cache_dir: on.cache_dir.clone(),
         lock: on.lock.clone(),
         algorithms: Algorithms::Measure,
-    })?;
-    let mut session = Session::blank(&artifact.program, device)?;
-    checkpoint.load_weights(&mut session)?;
-    continue_text(&mut session, prompt, options, text)
+    };
+    // A program of several ranks runs as it was built; all of them come to the same ids.
+    let one = |communicator: Arc<dyn Communicator>, text: &mut dyn FnMut(&str)| {
+        let device = artifact.device(&options_of_rank, Arc::clone(&communicator))?;
+        let mut session = Session::blank(&artifact.program, device, communicator)?;
+        checkpoint.load_weights(&mut session)?;
+        continue_text(&mut session, prompt, options, text)
+    };
+    local::run(world, |first| one(first, text), |other| one(other, &mut |_| {}))
 }
 
-/// Goes on with `prompt`, from a session's weights.
+/// Goes on with `prompt`, from a session's weights; of several ranks all call it, and all come to the same text.
 ///
 /// # Errors
 /// R0106, R0502, R0603, R0605.

@@ -13,6 +13,7 @@ pub mod data;
 pub mod device;
 mod durable;
 mod error;
+mod fingerprint;
 #[cfg(test)]
 mod fixture;
 pub mod generate;

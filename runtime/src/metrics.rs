@@ -87,6 +87,8 @@ pub struct Summary {
     /// Seconds of a step once the first few were over, evaluations and checkpoints left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steady_step_seconds: Option<f64>,
+    /// Of parameters and optimizer state after the last step, 32 hex digits; the same for every number of ranks.
+    pub fingerprint: String,
     /// Ended before its steps, by request.
     pub interrupted: bool,
     /// The last checkpoint.

@@ -100,14 +100,20 @@ impl<'a> Holdout<'a> {
         (self.stream.len() - self.first).div_ceil(self.sequence)
     }
 
+    /// Targets of sequence `i` that count; past the end none does.
+    pub(crate) fn counted(&self, i: u64) -> u64 {
+        let start = i.checked_mul(self.sequence).and_then(|start| start.checked_add(self.first));
+        start.map_or(0, |start| self.stream.len().saturating_sub(start).min(self.sequence))
+    }
+
     /// Fills sequence `i`, each slice `sequence` long, and says how many targets count; past the end none does.
     pub fn fill(&self, i: u64, tokens: &mut [i32], targets: &mut [i32]) -> u64 {
         tokens.fill(0);
         targets.fill(IGNORED);
-        let start = self.first + i * self.sequence;
-        let count = self.stream.len().saturating_sub(start).min(self.sequence);
+        let count = self.counted(i);
         let n = count as usize;
         if n > 0 {
+            let start = self.first + i * self.sequence;
             self.stream.copy_to(start - 1, &mut tokens[..n]);
             self.stream.copy_to(start, &mut targets[..n]);
         }

@@ -1,14 +1,23 @@
 //! A program on a device, ready to step: the door for those who bring their own ids.
 //!
-//! Knows what each buffer is for; reads no file and writes none.
+//! Knows what each buffer is for; reads no file and writes none. Of several ranks each has a session, and all call the same functions with the same
+//! values: a step takes the whole batch, and each rank works on its own micro-batches, of which number i of rank r is number i · ranks + r of the batch.
 
-use crate::device::{Device, EntryKind, element_bytes};
+mod stored;
+
+pub(crate) use stored::Stored;
+
+use crate::communicator::{Communicator, Solo, Team, teams};
+use crate::device::cpu::check_world;
+use crate::device::{Device, EntryKind, Word, element_bytes};
 use crate::error::Error;
 use crate::{initial, tables};
 use dspc_program::{
-    Action, Arg, BufferId, ElementType, Entry, Formula, Instruction, Param, Place, Program, Role,
+    Action, Arg, BufferId, ElementType, Entry, Formula, GRADIENT_GRID, Instruction, Param, Place, Program,
+    Role,
 };
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a step did.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -35,6 +44,10 @@ pub struct StepStats {
 pub struct Session {
     program: Program,
     device: Box<dyn Device + Send>,
+    communicator: Arc<dyn Communicator>,
+    teams: Vec<Team>,
+    /// Ranks that share the batch, and this one's place among them.
+    ranks: (u64, u64),
     train: Buffers,
     evaluate: Buffers,
     logits: Buffers,
@@ -43,7 +56,7 @@ pub struct Session {
     /// Steps begun and not ended.
     under_way: u64,
     /// What a step leaves for the host: the losses, the norm, the flag.
-    words: Vec<(BufferId, u64)>,
+    words: Vec<Word>,
     /// The last applied step that every table has an element for.
     planned: u64,
     /// Parameters were set, and what ops read of them is older.
@@ -73,27 +86,52 @@ impl Session {
     /// # Errors
     /// R0202 for a program whose buffers do not fit its numbers.
     pub fn new(program: &Program, device: impl Device + Send + 'static) -> Result<Self, Error> {
-        let mut session = Self::blank(program, device)?;
+        Self::of_rank(program, device, Arc::new(Solo::default()))
+    }
+
+    /// One rank of several, with its own part of the initial weights, at step 0.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`]; R0802.
+    pub fn of_rank(
+        program: &Program,
+        device: impl Device + Send + 'static,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Self, Error> {
+        let mut session = Self::blank(program, device, communicator)?;
         let (params, seed) = (session.program.params.clone(), session.program.training.seed);
+        let places: Vec<Stored> = params.iter().map(|p| Stored::of_param(&session.program, p)).collect();
+        let ranges: Vec<_> = places.iter().map(|stored| session.held(stored).0).collect();
         let values = |index: usize| {
-            let values = |p: &Param| initial::values(p.init, seed, p.site, p.dims.iter().product());
-            params.get(index).map(values)
+            let (param, range) = (params.get(index)?, ranges.get(index)?);
+            Some(initial::values(param.init, seed, param.site, range.clone()))
         };
         let mut next = values(0);
         // One is written while the following is computed.
-        for index in 0..params.len() {
+        for (index, stored) in places.iter().enumerate() {
             let Some(current) = next.take() else { break };
             let written;
-            (written, next) = rayon::join(|| session.set_param(index, &current), || values(index + 1));
+            (written, next) = rayon::join(
+                || session.write_held(stored, bytemuck::cast_slice(&current)),
+                || values(index + 1),
+            );
             written?;
         }
         Ok(session)
     }
 
     /// With weights still to be set; tables are there.
-    pub(crate) fn blank(program: &Program, device: impl Device + Send + 'static) -> Result<Self, Error> {
+    pub(crate) fn blank(
+        program: &Program,
+        device: impl Device + Send + 'static,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Self, Error> {
         let program = program.clone();
+        check_world(&program, &*communicator)?;
         check(&program).map_err(malformed)?;
+        let teams = teams(&program, communicator.rank());
+        let data = program.groups.iter().position(|group| group.axes == ["data"]);
+        let ranks = data.map_or((1, 0), |group| (program.groups[group].size, teams[group].index as u64));
         let empty = Entry::default();
         let mut session = Self {
             train: Buffers::of(&program, &program.train),
@@ -104,6 +142,9 @@ impl Session {
             under_way: 0,
             stale: program.refresh.is_some(),
             device: Box::new(device),
+            communicator,
+            teams,
+            ranks,
             program,
             attempted: 0,
             applied: 0,
@@ -141,6 +182,11 @@ impl Session {
         &self.program
     }
 
+    /// The other ranks.
+    pub fn communicator(&self) -> &dyn Communicator {
+        &*self.communicator
+    }
+
     /// The device, for people.
     pub fn describe(&self) -> String {
         self.device.describe()
@@ -173,18 +219,20 @@ impl Session {
     pub(crate) fn begin_step(&mut self, tokens: &[i32], targets: &[i32]) -> Result<(), Error> {
         let training = &self.program.training;
         let (rows, accumulation, seed) = (training.micro_batch, training.accumulation, training.seed);
+        let (ranks, own) = self.ranks;
         let micro = (rows * self.program.data.sequence) as usize;
-        self.check_ids(tokens, targets, micro * accumulation as usize)?;
+        self.check_ids(tokens, targets, micro * (accumulation * ranks) as usize)?;
         self.refresh()?;
         let step = self.attempted + 1;
         let counted = targets.iter().filter(|&&t| t >= 0).count();
         let device = &mut self.device;
         for slot in 0..accumulation {
-            let range = slot as usize * micro..(slot as usize + 1) * micro;
+            let number = slot * ranks + own;
+            let range = number as usize * micro..(number as usize + 1) * micro;
             write_all(device, &self.train.tokens, slot, &tokens[range.clone()])?;
             write_all(device, &self.train.targets, slot, &targets[range])?;
-            let rng =
-                [seed as u32, (seed >> 32) as u32, step as u32, (slot * rows) as u32].map(|word| word as i32);
+            let first = (number * rows) as u32;
+            let rng = [seed as u32, (seed >> 32) as u32, step as u32, first].map(|word| word as i32);
             write_all(device, &self.train.rng, slot, &rng)?;
         }
         write_all(device, &self.train.inverse_targets, 0, &[inverse(counted)])?;
@@ -226,11 +274,12 @@ impl Session {
 
     fn stats(&mut self, step: u64, words: &[[u8; 4]]) -> StepStats {
         let one = |buffer: Option<BufferId>| {
-            let at = self.words.iter().position(|&(id, _)| Some(id) == buffer)?;
+            let at = self.words.iter().position(|word| Some(word.buffer) == buffer)?;
             words.get(at).map(|&word| f32::from_le_bytes(word))
         };
-        let losses = self.words.iter().zip(words).filter(|((id, _), _)| Some(*id) == self.train.loss);
-        let loss = losses.map(|(_, &word)| f32::from_le_bytes(word)).sum();
+        // In the order of the batch's micro-batches, whichever rank had which.
+        let losses = self.words.iter().zip(words).filter(|(word, _)| Some(word.buffer) == self.train.loss);
+        let loss = losses.map(|(_, &word)| f64::from(f32::from_le_bytes(word))).sum::<f64>() as f32;
         let grad_norm = one(self.train.grad_norm);
         let flag = one(self.train.finite).unwrap_or(1.0);
         let applied = flag != 0.0;
@@ -251,11 +300,17 @@ impl Session {
         }
     }
 
-    /// Mean loss of one micro-batch of `micro_batch · sequence` ids; a target below 0 is not counted.
+    /// Mean loss of one micro-batch of `micro_batch · sequence` ids, each rank's own; a target below 0 is not counted.
     ///
     /// # Errors
     /// R0107, R0604.
     pub fn evaluate(&mut self, tokens: &[i32], targets: &[i32]) -> Result<f32, Error> {
+        let own = self.ranks.1 as usize;
+        Ok(self.evaluate_ranks(tokens, targets)?.get(own).copied().unwrap_or(0.0))
+    }
+
+    /// The losses of the micro-batches that all ranks evaluate, by rank.
+    pub(crate) fn evaluate_ranks(&mut self, tokens: &[i32], targets: &[i32]) -> Result<Vec<f32>, Error> {
         let micro = self.program.training.micro_batch * self.program.data.sequence;
         self.check_ids(tokens, targets, micro as usize)?;
         let counted = targets.iter().filter(|&&t| t >= 0).count();
@@ -264,7 +319,16 @@ impl Session {
         write_all(&mut self.device, &self.evaluate.inverse_targets, 0, &[inverse(counted)])?;
         self.refresh()?;
         self.device.run(EntryKind::Evaluate)?;
-        self.evaluate.loss.map_or(Ok(0.0), |buffer| self.read_f32(buffer, 0))
+        let mut losses = vec![0f32; self.ranks.0 as usize];
+        if let Some(buffer) = self.evaluate.loss {
+            self.device.read(buffer, 0, 0, bytemuck::cast_slice_mut(&mut losses))?;
+        }
+        Ok(losses)
+    }
+
+    /// Ranks that share the batch, and this one's place among them.
+    pub(crate) fn ranks(&self) -> (u64, u64) {
+        self.ranks
     }
 
     /// Logits that follow the last of `ids`: at least one id and at most `sequence`.
@@ -291,16 +355,19 @@ impl Session {
         Ok(out)
     }
 
-    /// The elements of a parameter.
+    /// The elements of a parameter; all ranks call it.
     ///
     /// # Errors
-    /// R0202 for an index that is not in [`Program::params`].
+    /// R0202 for an index that is not in [`Program::params`]; R0801.
     pub fn param(&self, index: usize) -> Result<Vec<f32>, Error> {
-        let param =
-            self.program.params.get(index).ok_or_else(|| malformed(format!("no parameter {index}")))?;
-        let mut out = vec![0f32; param.dims.iter().product::<u64>() as usize];
-        self.device.read(param.buffer, param.slot, 0, bytemuck::cast_slice_mut(&mut out))?;
-        Ok(out)
+        let bytes = self.whole(&self.stored_param(index)?)?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    fn stored_param(&self, index: usize) -> Result<Stored, Error> {
+        let param = self.program.params.get(index);
+        let param = param.ok_or_else(|| malformed(format!("no parameter {index}")))?;
+        Ok(Stored::of_param(&self.program, param))
     }
 
     /// The gradient of a parameter in the last step, before clipping: the buffer of its name with `.grad` behind it.
@@ -327,66 +394,53 @@ impl Session {
 
     /// The parameters whose gradients lie in a row of the grid on which the norm is summed, in order.
     pub fn at_grid_row(&self, row: u64) -> Vec<&str> {
-        let buffers = &self.program.buffers;
-        let params = self.program.params.iter();
-        let mut gradients: Vec<_> = params
-            .filter_map(|param| {
-                let name = format!("{}.grad", buffers[param.buffer.0 as usize].name);
-                let buffer = buffers.iter().find(|b| b.name == name)?;
-                Some((buffer.within?, buffer, param))
-            })
-            .collect();
-        gradients.sort_by_key(|(whole, buffer, param)| (*whole, buffer.offset + param.slot * buffer.stride));
-        let (mut wholes, mut end) = (std::collections::BTreeMap::new(), 0);
-        for (whole, ..) in &gradients {
-            wholes.entry(*whole).or_insert_with(|| {
-                let start = end;
-                end += buffers[whole.0 as usize].elements;
-                start
-            });
-        }
-        let first = row.saturating_mul(dspc_program::GRADIENT_GRID);
-        let last = first.saturating_add(dspc_program::GRADIENT_GRID);
-        let here = gradients.iter().filter(|(whole, buffer, param)| {
-            let bytes = buffer.offset - buffers[whole.0 as usize].offset + param.slot * buffer.stride;
-            let start = wholes[whole] + bytes / element_bytes(buffer.dtype);
-            start < last && start + buffer.elements > first
+        let here = self.program.params.iter().filter(|param| {
+            let elements = param.dims.iter().product::<u64>();
+            let last = param.grid_row + (self.grid_start(param) + elements).saturating_sub(1) / GRADIENT_GRID;
+            (param.grid_row..=last).contains(&row)
         });
-        here.map(|(_, _, param)| param.name.as_str()).collect()
+        let mut here: Vec<&Param> = here.collect();
+        here.sort_by_key(|param| (param.grid_row, self.grid_start(param)));
+        here.into_iter().map(|param| param.name.as_str()).collect()
     }
 
-    /// Sets the elements of a parameter.
+    /// Elements of its first row of the grid before a parameter.
+    fn grid_start(&self, param: &Param) -> u64 {
+        let buffer = |id: BufferId| self.program.buffers.get(id.0 as usize);
+        let start = match param.shard {
+            Some(shard) => shard.start,
+            None => {
+                let own = buffer(param.buffer);
+                let whole = own.and_then(|own| own.within).and_then(buffer);
+                own.zip(whole).map_or(0, |(own, whole)| {
+                    (own.offset.saturating_sub(whole.offset) + param.slot * own.stride)
+                        / element_bytes(own.dtype)
+                })
+            }
+        };
+        start % GRADIENT_GRID
+    }
+
+    /// Sets the elements of a parameter; of several ranks each keeps its own.
     ///
     /// # Errors
     /// R0202 for an index that is not in [`Program::params`], or another number of elements.
     pub fn set_param(&mut self, index: usize, values: &[f32]) -> Result<(), Error> {
-        let param =
-            self.program.params.get(index).ok_or_else(|| malformed(format!("no parameter {index}")))?;
-        if values.len() as u64 != param.dims.iter().product::<u64>() {
-            return Err(malformed(format!("`{}` does not have {} elements", param.name, values.len())));
+        let stored = self.stored_param(index)?;
+        if values.len() as u64 != stored.elements {
+            let name = &self.program.params[index].name;
+            return Err(malformed(format!("`{name}` does not have {} elements", values.len())));
         }
-        self.stale = true;
-        self.device.write(param.buffer, param.slot, bytemuck::cast_slice(values))
+        let (range, _) = self.held(&stored);
+        self.write_held(&stored, bytemuck::cast_slice(&values[range.start as usize..range.end as usize]))
     }
 
-    /// One slot as it lies in memory, if the host can see it.
-    pub(crate) fn lent(&self, buffer: BufferId, slot: u64, bytes: usize) -> Option<&[u8]> {
-        self.device.lent(buffer, slot, bytes)
-    }
-
-    /// Bytes of one slot of a buffer.
-    pub(crate) fn read_slot(&self, buffer: BufferId, slot: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        self.device.read(buffer, slot, 0, bytes)
-    }
-
-    pub(crate) fn write_slot(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.device.write(buffer, slot, bytes)
-    }
-
-    fn read_f32(&self, buffer: BufferId, slot: u64) -> Result<f32, Error> {
-        let mut out = 0f32;
-        self.device.read(buffer, slot, 0, bytemuck::bytes_of_mut(&mut out))?;
-        Ok(out)
+    /// A number for parameters and optimizer state, 128 bits, the same for every number of ranks and ZeRO stage; all ranks call it.
+    ///
+    /// # Errors
+    /// R0801; R0701 on a GPU.
+    pub fn fingerprint(&self) -> Result<u128, Error> {
+        crate::fingerprint::of(self)
     }
 
     fn check_ids(&self, tokens: &[i32], targets: &[i32], expected: usize) -> Result<(), Error> {
@@ -454,6 +508,10 @@ fn check(program: &Program) -> Result<(), String> {
     fits(&in_train.rng, ElementType::I32, 4, training.accumulation)?;
     fits(&in_evaluate.tokens, ElementType::I32, micro, 1)?;
     fits(&in_evaluate.targets, ElementType::I32, micro, 1)?;
+    let ranks = program.groups.iter().find(|group| group.axes == ["data"]).map_or(1, |group| group.size);
+    let losses = |loss: Option<BufferId>| loss.into_iter().collect::<Vec<_>>();
+    fits(&losses(in_train.loss), ElementType::F32, ranks, training.accumulation)?;
+    fits(&losses(in_evaluate.loss), ElementType::F32, ranks, 1)?;
     for table in &program.tables {
         let held = program.buffers.get(table.buffer.0 as usize).is_some_and(|b| match b.dtype {
             ElementType::F32 => true,
@@ -465,12 +523,10 @@ fn check(program: &Program) -> Result<(), String> {
         }
     }
     for param in &program.params {
-        let elements = param.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-        let buffer = program.buffers.get(param.buffer.0 as usize);
-        let fits = buffer.is_some_and(|b| {
-            b.dtype == ElementType::F32 && Some(b.elements) == elements && param.slot < b.slots
-        });
-        if !fits {
+        let stored = Stored::of_param(program, param);
+        let moments = param.moments.iter().map(|moment| Stored::of_moment(program, moment));
+        let fits = stored.dtype == ElementType::F32 && stored.fits(program);
+        if !fits || !moments.into_iter().all(|moment| moment.fits(program)) {
             return Err(format!("parameter `{}` does not fit its buffer", param.name));
         }
     }
@@ -507,13 +563,15 @@ impl Buffers {
 
 impl Buffers {
     /// The words that a step leaves for the host.
-    fn words(&self, program: &Program) -> Vec<(BufferId, u64)> {
+    fn words(&self, program: &Program) -> Vec<Word> {
+        let ranks = program.groups.iter().find(|group| group.axes == ["data"]).map_or(1, |group| group.size);
+        // The batch's micro-batches in their order: a slot a turn of the ranks.
         let losses = self.loss.iter().flat_map(|&buffer| {
-            let slots = program.buffers[buffer.0 as usize].slots.min(program.training.accumulation);
-            (0..slots).map(move |slot| (buffer, slot))
+            let slots = 0..program.training.accumulation;
+            slots.flat_map(move |slot| (0..ranks).map(move |rank| Word { buffer, slot, start: 4 * rank }))
         });
         let scalars = [self.grad_norm, self.finite, self.loss_scale, self.scale_exhausted, self.first_bad];
-        losses.chain(scalars.into_iter().flatten().map(|b| (b, 0))).collect()
+        losses.chain(scalars.into_iter().flatten().map(|buffer| Word { buffer, slot: 0, start: 0 })).collect()
     }
 }
 
@@ -598,7 +656,7 @@ mod tests {
         let stats = s.step(&[1; 16], &[2; 16]).unwrap();
         assert_eq!(stats.learning_rate, tables::learning_rate(&s.program.training.schedule, 63));
         let mut read = 0i32;
-        s.read_slot(s.train.applied_steps[0], 0, bytemuck::bytes_of_mut(&mut read)).unwrap();
+        s.device.read(s.train.applied_steps[0], 0, 0, bytemuck::bytes_of_mut(&mut read)).unwrap();
         assert_eq!(read, 64, "63, and the kernel counts on");
         assert_eq!((s.steps(), stats.finite), ((1001, 1001), true));
     }

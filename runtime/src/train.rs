@@ -7,21 +7,24 @@ mod log;
 pub use crate::metrics::Summary;
 
 use crate::artifact::{self, Artifact};
-use crate::checkpoint;
+use crate::checkpoint::{self, Checkpoint};
+use crate::communicator::{Communicator, guarded, local};
 use crate::data;
-use crate::device::{Algorithms, Device, DeviceOptions, threads_wanted};
+use crate::device::{Algorithms, Device, DeviceOptions, share, threads_wanted};
 use crate::durable;
 use crate::error::Error;
 use crate::generate;
 use crate::metrics::{Metrics, Record, peak_memory_bytes};
-use crate::report::{Reporter, Terminal};
+use crate::report::{Reporter, Silent, Terminal};
 use crate::sampler::{self, Holdout, Sampler};
-use crate::session::{Session, StepStats};
+use crate::session::{Session, StepStats, Stored};
 use crate::tokens::TokenStream;
+use dspc_program::Program;
 use evaluate::Evaluation;
 use loader::Loader;
 use log::Meter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -47,7 +50,7 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
-    fn last_step(&self, program: &dspc_program::Program) -> u64 {
+    fn last_step(&self, program: &Program) -> u64 {
         let steps = program.training.steps;
         self.max_steps.map_or(steps, |max| max.min(steps))
     }
@@ -61,7 +64,7 @@ pub fn run(artifact: &Artifact, options: &RunOptions, stop: &AtomicBool) -> Resu
     run_reported(artifact, options, stop, &mut Terminal::new())
 }
 
-/// Trains, and reports to `reporter`.
+/// Trains, and reports to `reporter`: all ranks of the program, each on a thread of this process.
 ///
 /// # Errors
 /// Those of [`run`].
@@ -71,42 +74,103 @@ pub fn run_reported(
     stop: &AtomicBool,
     reporter: &mut dyn Reporter,
 ) -> Result<Summary, Error> {
-    let program = &artifact.program;
-    if !options.resume && !checkpoint::commits(&options.run_dir).is_empty() {
-        return Err(Error::RunExists { path: options.run_dir.clone() });
+    check_new(options)?;
+    let corpus = Corpus::load(&artifact.program, options)?;
+    let one = |communicator: Arc<dyn Communicator>, reporter: &mut dyn Reporter| {
+        of_rank(artifact, options, stop, reporter, &corpus, communicator)
+    };
+    local::run(artifact.program.world(), |first| one(first, reporter), |other| one(other, &mut Silent))
+}
+
+/// Trains as one rank of several, each of which calls this with a communicator of its own. The first one reports, and writes the run's files.
+///
+/// # Errors
+/// Those of [`run`]; R0801 with the cause of another rank, R0802.
+pub fn run_rank(
+    artifact: &Artifact,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    reporter: &mut dyn Reporter,
+    communicator: Arc<dyn Communicator>,
+) -> Result<Summary, Error> {
+    guarded(&*communicator, || {
+        if communicator.rank() != 0 {
+            let corpus = Corpus::load(&artifact.program, options)?;
+            return of_rank(artifact, options, stop, &mut Silent, &corpus, Arc::clone(&communicator));
+        }
+        check_new(options)?;
+        let corpus = Corpus::load(&artifact.program, options)?;
+        of_rank(artifact, options, stop, reporter, &corpus, Arc::clone(&communicator))
+    })
+}
+
+fn check_new(options: &RunOptions) -> Result<(), Error> {
+    match options.resume || checkpoint::commits(&options.run_dir).is_empty() {
+        true => Ok(()),
+        false => Err(Error::RunExists { path: options.run_dir.clone() }),
     }
+}
+
+/// The ids of a run, which ranks of one process share.
+struct Corpus {
+    stream: TokenStream,
+    train_tokens: u64,
+    held: u64,
+}
+
+impl Corpus {
+    fn load(program: &Program, options: &RunOptions) -> Result<Self, Error> {
+        let texts = data::read(&options.data_root, &program.data.text)?;
+        let (tokenizer, vocab) = (&program.data.tokenizer, program.data.vocab);
+        let stream = TokenStream::load(&texts, tokenizer, vocab, Some(&options.cache_dir))?;
+        let (train_tokens, held) = sampler::divide(stream.len(), program.data.holdout);
+        Ok(Self { stream, train_tokens, held })
+    }
+}
+
+fn of_rank(
+    artifact: &Artifact,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    reporter: &mut dyn Reporter,
+    corpus: &Corpus,
+    communicator: Arc<dyn Communicator>,
+) -> Result<Summary, Error> {
+    let program = &artifact.program;
     let threads = threads_wanted(std::env::var("DSPC_THREADS").ok().as_deref())?;
-    let texts = data::read(&options.data_root, &program.data.text)?;
-    let stream =
-        TokenStream::load(&texts, &program.data.tokenizer, program.data.vocab, Some(&options.cache_dir))?;
-    drop(texts);
-    let (train_tokens, held) = sampler::divide(stream.len(), program.data.holdout);
-    let sampler = Sampler::new(&stream, train_tokens, program.data.sequence, program.training.seed)?;
+    let Corpus { stream, train_tokens, held } = corpus;
+    let sampler = Sampler::new(stream, *train_tokens, program.data.sequence, program.training.seed)?;
     let holdout = match program.data.holdout > 0.0 {
-        true => Some(Holdout::new(&stream, train_tokens, program.data.sequence)?),
+        true => Some(Holdout::new(stream, *train_tokens, program.data.sequence)?),
         false => None,
     };
-    let device = artifact.device(&DeviceOptions {
-        threads,
-        cache_dir: options.cache_dir.clone(),
-        lock: options.lock.clone(),
-        algorithms: options.algorithms,
-    })?;
+    let device = artifact.device(
+        &DeviceOptions {
+            threads: share(threads, communicator.ranks_on_host()),
+            cache_dir: options.cache_dir.clone(),
+            lock: options.lock.clone(),
+            algorithms: options.algorithms,
+        },
+        Arc::clone(&communicator),
+    )?;
     let session = match options.resume {
-        true => resumed(artifact, device, &options.run_dir, &stream.hash(), reporter)?,
-        false => Session::new(program, device)?,
+        true => resumed(artifact, device, &communicator, &options.run_dir, &stream.hash(), reporter)?,
+        false => Session::of_rank(program, device, Arc::clone(&communicator))?,
     };
-    durable::make_folder(&options.run_dir)?;
-    checkpoint::remove_debris(&options.run_dir);
+    let metrics = match communicator.rank() {
+        0 => Some(opened(options, session.steps().0)?),
+        _ => None,
+    };
+    let ranks =
+        if communicator.world() > 1 { format!(", {}", communicator.describe()) } else { String::new() };
     reporter.line(&format!(
-        "{}  {}  {} parameters  {} tokens  {held} held out  {}",
+        "{}  {}  {} parameters  {} tokens  {held} held out  {}{ranks}",
         program.name,
         program.model.architecture,
         log::count(program.model.parameters),
-        log::count(train_tokens),
+        log::count(*train_tokens),
         session.describe(),
     ));
-    let metrics = Metrics::open(&options.run_dir.join("metrics.jsonl"), session.steps().0)?;
     std::thread::scope(|scope| {
         let steps = session.steps().0..options.last_step(program);
         let threaded = (session.ahead() > 0).then_some(scope);
@@ -123,24 +187,30 @@ pub fn run_reported(
             metrics,
             saved: None,
             evaluated: None,
+            fingerprint: None,
         };
         run.finish()
     })
 }
 
+/// Makes the run's folder, without what an earlier run left half-written.
+fn opened(options: &RunOptions, step: u64) -> Result<Metrics, Error> {
+    durable::make_folder(&options.run_dir)?;
+    checkpoint::remove_debris(&options.run_dir);
+    Metrics::open(&options.run_dir.join("metrics.jsonl"), step)
+}
+
 fn resumed(
     artifact: &Artifact,
     device: Box<dyn Device + Send>,
+    communicator: &Arc<dyn Communicator>,
     run_dir: &Path,
     data_hash: &str,
     reporter: &mut dyn Reporter,
 ) -> Result<Session, Error> {
-    let (checkpoint, damaged) = checkpoint::newest(run_dir)?;
-    for error in &damaged {
-        reporter.line(&format!("warning[{}]: {error}", error.code()));
-    }
+    let checkpoint = newest_for_all(&**communicator, run_dir, reporter)?;
     checkpoint.check_same_run(&artifact.program)?;
-    let mut session = Session::blank(&artifact.program, device)?;
+    let mut session = Session::blank(&artifact.program, device, Arc::clone(communicator))?;
     checkpoint.load_weights(&mut session)?;
     let state = checkpoint.load_state(&mut session)?;
     if state.data_hash != data_hash {
@@ -148,6 +218,25 @@ fn resumed(
     }
     reporter.line(&format!("going on from {} after step {}", checkpoint.path.display(), state.step));
     Ok(session)
+}
+
+/// The newest whole checkpoint, which the first rank looks for.
+fn newest_for_all(
+    communicator: &dyn Communicator,
+    run_dir: &Path,
+    reporter: &mut dyn Reporter,
+) -> Result<Checkpoint, Error> {
+    if communicator.rank() != 0 {
+        let step = communicator.broadcast(0, &[])?;
+        let step = step.try_into().map_or(0, u64::from_le_bytes);
+        return Ok(checkpoint::at(run_dir, step));
+    }
+    let (checkpoint, damaged) = checkpoint::newest(run_dir)?;
+    for error in &damaged {
+        reporter.line(&format!("warning[{}]: {error}", error.code()));
+    }
+    communicator.broadcast(0, &checkpoint.step.to_le_bytes())?;
+    Ok(checkpoint)
 }
 
 struct Run<'a> {
@@ -161,11 +250,14 @@ struct Run<'a> {
     loader: Loader<'a>,
     evaluation: Option<Evaluation<'a>>,
     session: Session,
-    metrics: Metrics,
+    /// On the first rank.
+    metrics: Option<Metrics>,
     /// Step and folder of the last checkpoint of this run.
     saved: Option<(u64, PathBuf)>,
     /// Step and loss of the last evaluation.
     evaluated: Option<(u64, f64)>,
+    /// Step and fingerprint of the last state that had one taken.
+    fingerprint: Option<(u64, u128)>,
 }
 
 impl Run<'_> {
@@ -182,7 +274,7 @@ impl Run<'_> {
         loop {
             let (step, under_way) = (self.session.steps().0, self.session.under_way());
             let free = under_way == 0 || (under_way <= self.session.ahead() && !rests(step));
-            if free && step < last && !self.stop.load(Ordering::Relaxed) {
+            if free && step < last && !self.stopping()? {
                 self.begin()?;
                 continue;
             }
@@ -207,8 +299,8 @@ impl Run<'_> {
             if saves(stats.step) && stats.step < last {
                 // A full disk must not end a run whose older checkpoints are whole.
                 match meter.pause(|| self.save()) {
-                    Ok(()) => {}
-                    Err(error @ Error::NotFinite { .. }) => return Err(error),
+                    Ok(()) => self.say_saved(),
+                    Err(error @ (Error::NotFinite { .. } | Error::RankFailed { .. })) => return Err(error),
                     Err(error) => {
                         self.reporter.line(&format!("warning[{}]: {error}; training goes on", error.code()))
                     }
@@ -217,9 +309,11 @@ impl Run<'_> {
         }
         let step = self.session.steps().0;
         let interrupted = step < last;
-        if self.options.save && (step > first || self.newest().is_none()) {
+        if self.options.save && (step > first || self.says_first(self.newest().is_none())?) {
             self.save()?;
         }
+        let fingerprint = self.fingerprint()?;
+        self.reporter.line(&format!("fingerprint {fingerprint:032x}"));
         if interrupted && !self.options.save {
             self.reporter.line(&format!("stopped after step {step}; nothing was to be saved"));
         } else if interrupted {
@@ -231,14 +325,49 @@ impl Run<'_> {
         } else {
             self.evaluate()?;
         }
-        let summary = self.summary(&meter, first, begun.elapsed().as_secs_f64(), interrupted);
-        let path = self.options.run_dir.join("summary.json");
-        durable::replace(&path, &[&artifact::to_json(&summary, &path)?])?;
+        let summary = self.summary(&meter, first, begun.elapsed().as_secs_f64(), interrupted, fingerprint);
+        if self.is_first() {
+            let path = self.options.run_dir.join("summary.json");
+            durable::replace(&path, &[&artifact::to_json(&summary, &path)?])?;
+        }
         if !interrupted {
             self.reporter.line(&log::closing(&summary));
             self.sample()?;
         }
+        // A run that ended well has ended well on all ranks.
+        self.session.communicator().barrier()?;
         Ok(summary)
+    }
+
+    fn is_first(&self) -> bool {
+        self.session.communicator().rank() == 0
+    }
+
+    /// What the first rank says, on all ranks.
+    fn says_first(&self, says: bool) -> Result<bool, Error> {
+        Ok(self.session.communicator().broadcast(0, &[u8::from(says)])? == [1])
+    }
+
+    /// Whether some rank was asked to stop: all stop after the same step.
+    fn stopping(&self) -> Result<bool, Error> {
+        let (own, communicator) = (self.stop.load(Ordering::Relaxed), self.session.communicator());
+        if communicator.world() == 1 {
+            return Ok(own);
+        }
+        Ok(communicator.all_gather(&[u8::from(own)])?.iter().any(|asked| asked == &[1]))
+    }
+
+    /// Of the state after the last step.
+    fn fingerprint(&mut self) -> Result<u128, Error> {
+        let step = self.session.steps().0;
+        match self.fingerprint {
+            Some((at, fingerprint)) if at == step => Ok(fingerprint),
+            _ => {
+                let fingerprint = self.session.fingerprint()?;
+                self.fingerprint = Some((step, fingerprint));
+                Ok(fingerprint)
+            }
+        }
     }
 
     fn begin(&mut self) -> Result<(), Error> {
@@ -268,13 +397,24 @@ impl Run<'_> {
         }
     }
 
+    fn say_saved(&mut self) {
+        if let (Some((step, path)), Some((_, fingerprint))) = (&self.saved, self.fingerprint) {
+            let path = path.display();
+            self.reporter.line(&format!("step {step}  saved in {path}  fingerprint {fingerprint:032x}"));
+        }
+    }
+
     fn say_first_step(&mut self) {
         if let Some(seconds) = seconds_of_process() {
             self.reporter.line(&format!("first step after {seconds:.1} s"));
         }
     }
 
+    /// The newest whole checkpoint, on the first rank.
     fn newest(&self) -> Option<PathBuf> {
+        if !self.is_first() {
+            return None;
+        }
         checkpoint::newest(&self.options.run_dir).ok().map(|(checkpoint, _)| checkpoint.path)
     }
 
@@ -301,7 +441,8 @@ impl Run<'_> {
     }
 
     fn record(&mut self, record: &Record) {
-        if let Err(error) = self.metrics.add(record) {
+        let Some(metrics) = &mut self.metrics else { return };
+        if let Err(error) = metrics.add(record) {
             self.reporter.line(&format!("warning[{}]: {error}; training goes on", error.code()));
         }
     }
@@ -319,20 +460,46 @@ impl Run<'_> {
 
     fn save(&mut self) -> Result<(), Error> {
         // A step with finite gradients may still overflow a weight; such weights must not replace good ones.
-        for (index, param) in self.artifact.program.params.iter().enumerate() {
-            if self.session.param(index)?.iter().any(|x| !x.is_finite()) {
-                let (what, step) = (format!("weight `{}`", param.name), self.session.steps().0);
-                return Err(Error::NotFinite { what, tensor: None, step, checkpoint: self.newest() });
-            }
+        if let Some(name) = self.weight_not_finite()? {
+            let (what, step) = (format!("weight `{name}`"), self.session.steps().0);
+            return Err(Error::NotFinite { what, tensor: None, step, checkpoint: self.newest() });
         }
-        let keep = self.artifact.program.training.checkpoint_keep;
-        let saved =
-            checkpoint::save(&self.options.run_dir, &self.session, self.artifact, &self.data_hash, keep)?;
-        self.saved = Some((saved.step, saved.path));
+        let fingerprint = self.fingerprint()?;
+        let facts = checkpoint::Facts {
+            data_hash: &self.data_hash,
+            fingerprint,
+            keep: self.artifact.program.training.checkpoint_keep,
+        };
+        let saved = checkpoint::save(&self.options.run_dir, &self.session, self.artifact, &facts)?;
+        self.saved = saved.map(|saved| (saved.step, saved.path));
         Ok(())
     }
 
-    fn summary(&self, meter: &Meter, first: u64, seconds: f64, interrupted: bool) -> Summary {
+    /// The first weight that is not finite, whichever rank holds it.
+    fn weight_not_finite(&self) -> Result<Option<String>, Error> {
+        let program = self.session.program();
+        let mut own = u64::MAX;
+        for (index, param) in (0..).zip(&program.params) {
+            let bytes = self.session.held_bytes(&Stored::of_param(program, param))?;
+            let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            if own == u64::MAX && values.into_iter().any(|x| !x.is_finite()) {
+                own = index;
+            }
+        }
+        let all = self.session.communicator().all_gather(&own.to_le_bytes())?;
+        let indices = all.iter().filter_map(|i| Some(u64::from_le_bytes(i.as_slice().try_into().ok()?)));
+        let first = indices.min().and_then(|index| program.params.get(usize::try_from(index).ok()?));
+        Ok(first.map(|param| param.name.clone()))
+    }
+
+    fn summary(
+        &self,
+        meter: &Meter,
+        first: u64,
+        seconds: f64,
+        interrupted: bool,
+        fingerprint: u128,
+    ) -> Summary {
         let (step, training) = (self.session.steps().0, &self.artifact.program.training);
         let steps_per_second = (step - first) as f64 / seconds.max(1e-9);
         let samples_per_second = steps_per_second * training.batch as f64;
@@ -350,6 +517,7 @@ impl Run<'_> {
             peak_memory_bytes: peak_memory_bytes(),
             device_bytes: self.session.device_bytes(),
             steady_step_seconds: meter.steady_step_seconds(),
+            fingerprint: format!("{fingerprint:032x}"),
             interrupted,
             checkpoint: self.newest(),
         }
@@ -387,6 +555,8 @@ fn seconds_of_process() -> Option<f64> {
 }
 
 #[cfg(test)]
+mod ranks;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::{bigram, changed};
@@ -394,10 +564,10 @@ mod tests {
 
     /// Keeps what was said, and sets a flag after a step.
     #[derive(Default)]
-    struct Notes {
-        lines: Vec<String>,
-        sample: String,
-        stop_after: Option<(u64, &'static AtomicBool)>,
+    pub(super) struct Notes {
+        pub(super) lines: Vec<String>,
+        pub(super) sample: String,
+        pub(super) stop_after: Option<(u64, &'static AtomicBool)>,
     }
 
     impl Reporter for Notes {
@@ -416,7 +586,7 @@ mod tests {
         }
     }
 
-    fn options(dir: &Path, name: &str) -> RunOptions {
+    pub(super) fn options(dir: &Path, name: &str) -> RunOptions {
         RunOptions {
             run_dir: dir.join(name),
             data_root: dir.into(),
@@ -429,13 +599,13 @@ mod tests {
         }
     }
 
-    fn train(artifact: &Artifact, options: &RunOptions) -> (Result<Summary, Error>, Notes) {
+    pub(super) fn train(artifact: &Artifact, options: &RunOptions) -> (Result<Summary, Error>, Notes) {
         let mut notes = Notes::default();
         let result = run_reported(artifact, options, &AtomicBool::new(false), &mut notes);
         (result, notes)
     }
 
-    fn state(run: &Path, step: u64) -> [Vec<u8>; 2] {
+    pub(super) fn state(run: &Path, step: u64) -> [Vec<u8>; 2] {
         ["model.safetensors", "dspc/optimizer.safetensors"]
             .map(|name| std::fs::read(run.join(format!("checkpoint-{step}")).join(name)).unwrap())
     }

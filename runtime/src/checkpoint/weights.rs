@@ -1,95 +1,101 @@
-//! Tensors in safetensors files. What the host can see is written from where it lies; else one tensor at a time is copied.
+//! Tensors in safetensors files, whole whatever the ranks: what the host can see is written from where it lies; else one tensor at a time
+//! is copied, or gathered from the ranks that share it out. Reading takes the elements that a rank holds.
 
 use crate::checkpoint::config;
-use crate::device::element_bytes;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Session, Stored};
 use dspc_program::{Buffer, BufferId, ElementType, Program, Role};
+use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// A tensor of a file and the memory that it comes from.
-pub(super) struct Tensor {
-    name: String,
-    shape: Vec<usize>,
-    dtype: ElementType,
-    buffer: BufferId,
-    /// First slot and number of slots.
-    slots: (u64, u64),
-    slot_bytes: usize,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) stored: Stored,
 }
 
 /// The weights, in the program's order.
-pub(super) fn params(program: &Program) -> Vec<Tensor> {
-    program
-        .params
-        .iter()
-        .map(|param| Tensor {
-            name: config::tensor_name(program, &param.name),
-            shape: param.dims.iter().map(|&d| d as usize).collect(),
-            dtype: ElementType::F32,
-            buffer: param.buffer,
-            slots: (param.slot, 1),
-            slot_bytes: param.dims.iter().product::<u64>() as usize * 4,
-        })
-        .collect()
+pub(crate) fn params(program: &Program) -> Vec<Tensor> {
+    let tensor = |param: &dspc_program::Param| Tensor {
+        name: config::tensor_name(program, &param.name),
+        shape: shape(&param.dims),
+        stored: Stored::of_param(program, param),
+    };
+    program.params.iter().map(tensor).collect()
 }
 
-/// The optimizer's state: its moments and the loss scale's counters, slot after slot; a view is saved with what it is a view of.
-pub(super) fn moments(program: &Program) -> Vec<Tensor> {
-    let roles = [Role::Moment, Role::LossScale, Role::CleanSteps, Role::Hysteresis];
-    let is_moment = |b: &Buffer| roles.contains(&b.role);
-    let whole =
-        |b: &Buffer| b.within.and_then(|id| program.buffers.get(id.0 as usize)).is_none_or(|w| !is_moment(w));
-    let buffers = program.buffers.iter().enumerate().filter(|(_, b)| is_moment(b) && whole(b));
-    buffers
-        .map(|(i, b)| Tensor {
-            name: b.name.clone(),
-            shape: vec![b.slots as usize, b.elements as usize],
-            dtype: b.dtype,
-            buffer: BufferId(i as u32),
-            slots: (0, b.slots),
-            slot_bytes: (b.elements * element_bytes(b.dtype)) as usize,
+/// The optimizer's state: what it keeps for each parameter, and the loss scale's counters.
+pub(crate) fn moments(program: &Program) -> Vec<Tensor> {
+    let of_params = program.params.iter().flat_map(|param| {
+        param.moments.iter().map(|moment| Tensor {
+            name: format!("{}.{}", config::tensor_name(program, &param.name), moment.name),
+            shape: shape(&moment.dims),
+            stored: Stored::of_moment(program, moment),
         })
-        .collect()
+    });
+    let mut tensors: Vec<Tensor> = of_params.collect();
+    let mut roles = vec![Role::LossScale, Role::CleanSteps, Role::Hysteresis];
+    if tensors.is_empty() {
+        // Programs that do not say what is kept for which parameter.
+        roles.push(Role::Moment);
+    }
+    let of_role = |b: &Buffer| roles.contains(&b.role);
+    let whole =
+        |b: &Buffer| b.within.and_then(|id| program.buffers.get(id.0 as usize)).is_none_or(|w| !of_role(w));
+    for (i, buffer) in program.buffers.iter().enumerate().filter(|(_, b)| of_role(b) && whole(b)) {
+        let stored = |slot| Stored {
+            buffer: BufferId(i as u32),
+            slot,
+            shard: None,
+            elements: buffer.elements,
+            dtype: buffer.dtype,
+        };
+        tensors.extend((0..buffer.slots).map(|slot| Tensor {
+            name: if buffer.slots == 1 { buffer.name.clone() } else { format!("{}.{slot}", buffer.name) },
+            shape: vec![buffer.elements as usize],
+            stored: stored(slot),
+        }));
+    }
+    tensors
+}
+
+fn shape(dims: &[u64]) -> Vec<usize> {
+    dims.iter().map(|&d| d as usize).collect()
 }
 
 impl Tensor {
     fn file_dtype(&self) -> Dtype {
-        match self.dtype {
+        match self.stored.dtype {
             ElementType::F32 => Dtype::F32,
             ElementType::Bf16 => Dtype::BF16,
             ElementType::F16 => Dtype::F16,
             ElementType::I32 => Dtype::I32,
         }
     }
-
-    fn bytes(&self) -> usize {
-        self.slot_bytes * self.slots.1 as usize
-    }
-
-    fn read_from(&self, session: &Session) -> Result<Vec<u8>, Error> {
-        let mut out = vec![0; self.bytes()];
-        for (i, chunk) in out.chunks_mut(self.slot_bytes.max(1)).enumerate() {
-            session.read_slot(self.buffer, self.slots.0 + i as u64, chunk)?;
-        }
-        Ok(out)
-    }
-
-    pub(super) fn write_to(&self, session: &mut Session, bytes: &[u8]) -> Result<(), Error> {
-        let chunks = bytes.chunks(self.slot_bytes.max(1)).enumerate();
-        chunks
-            .into_iter()
-            .try_for_each(|(i, chunk)| session.write_slot(self.buffer, self.slots.0 + i as u64, chunk))
-    }
 }
 
-/// A tensor that is read when it is written.
+/// A tensor that is read when it is written; `number` is what the other ranks know it by.
 struct Lazy<'a> {
     tensor: &'a Tensor,
+    number: usize,
     session: &'a Session,
+    fault: &'a RefCell<Option<Error>>,
+}
+
+impl Lazy<'_> {
+    fn read(&self) -> Result<Cow<'_, [u8]>, Error> {
+        let stored = &self.tensor.stored;
+        if stored.shard.is_none() {
+            return self.session.held_bytes(stored);
+        }
+        self.session.communicator().broadcast(0, &(self.number as u64).to_le_bytes())?;
+        self.session.whole_on_first(stored).map(Cow::Owned)
+    }
 }
 
 impl View for Lazy<'_> {
@@ -102,50 +108,71 @@ impl View for Lazy<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let tensor = self.tensor;
-        if let (first, 1) = tensor.slots
-            && let Some(bytes) = self.session.lent(tensor.buffer, first, tensor.slot_bytes)
-        {
-            return Cow::Borrowed(bytes);
-        }
-        // A buffer that cannot be read gives too few bytes, and the file's size is checked below.
-        Cow::Owned(self.tensor.read_from(self.session).unwrap_or_default())
+        // What cannot be read gives too few bytes, and the file does not count.
+        self.read().unwrap_or_else(|error| {
+            self.fault.borrow_mut().get_or_insert(error);
+            Cow::Borrowed(&[])
+        })
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.bytes()
+        self.tensor.stored.bytes()
     }
 }
 
-/// Writes a file and waits until the disk has it.
-pub(super) fn write(path: &Path, session: &Session, tensors: &[Tensor]) -> Result<(), Error> {
+/// Writes a file and waits until the disk has it. The others [`follow`]; the first tensor is number `first` to them.
+pub(super) fn write(path: &Path, session: &Session, tensors: &[Tensor], first: usize) -> Result<(), Error> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Lazy { tensor, session }));
+    let fault = RefCell::new(None);
+    let views = (first..)
+        .zip(tensors)
+        .map(|(number, tensor)| (tensor.name.as_str(), Lazy { tensor, number, session, fault: &fault }));
     let io = |e: SafeTensorError| match e {
         SafeTensorError::IoError(e) => e,
         other => std::io::Error::other(other),
     };
-    safetensors::serialize_to_file(views, Some(metadata), path)
+    let written = safetensors::serialize_to_file(views, Some(metadata), path)
         .map_err(io)
         .and_then(|()| std::fs::File::open(path)?.sync_all())
-        .and_then(|()| {
-            let payload: u64 = tensors.iter().map(|t| t.bytes() as u64).sum();
-            let short = std::fs::metadata(path)?.len() < payload;
-            if short { Err(std::io::ErrorKind::WriteZero.into()) } else { Ok(()) }
-        })
-        .map_err(|e| Error::write(path, e))
+        .map_err(|e| Error::write(path, e));
+    match fault.into_inner() {
+        Some(error) => Err(error),
+        None => written,
+    }
 }
 
-/// A file that was read.
+/// Gives what the first rank asks for, tensor by tensor, until [`release`] says that it is done.
+pub(super) fn follow(session: &Session, tensors: &[Tensor]) -> Result<(), Error> {
+    loop {
+        let asked = session.communicator().broadcast(0, &[])?;
+        let Ok(number) = <[u8; 8]>::try_from(asked.as_slice()).map(u64::from_le_bytes) else { return Ok(()) };
+        let tensor = usize::try_from(number).ok().and_then(|number| tensors.get(number));
+        if let Some(tensor) = tensor {
+            session.whole_on_first(&tensor.stored)?;
+        }
+    }
+}
+
+/// Lets those who follow go.
+pub(super) fn release(session: &Session) -> Result<(), Error> {
+    session.communicator().broadcast(0, &[]).map(|_| ())
+}
+
+/// A file that is read where it lies; its hash was checked.
 pub(super) struct File {
     checkpoint: PathBuf,
     name: &'static str,
-    bytes: Vec<u8>,
+    bytes: Mmap,
 }
 
 impl File {
     pub(super) fn read(checkpoint: &Path, name: &'static str) -> Result<Self, Error> {
-        match std::fs::read(checkpoint.join(name)) {
+        let map = |path: PathBuf| {
+            let file = std::fs::File::open(path)?;
+            // SAFETY: nobody changes the files of a checkpoint; who cuts one short while it is read ends the process.
+            unsafe { Mmap::map(&file) }
+        };
+        match map(checkpoint.join(name)) {
             Ok(bytes) => {
                 let file = Self { checkpoint: checkpoint.into(), name, bytes };
                 file.tensors().map(|_| ())?;
@@ -164,9 +191,33 @@ impl File {
         })
     }
 
-    /// Checks that the file has these tensors and no other.
-    pub(super) fn check_names(&self, wanted: &[Tensor]) -> Result<(), Error> {
+    /// Sets what a session holds of tensors, each checked; the file has these and no other.
+    pub(super) fn load(&self, session: &mut Session, wanted: &[Tensor]) -> Result<(), Error> {
         let file = self.tensors()?;
+        self.check_names(&file, wanted)?;
+        for tensor in wanted {
+            let Ok(view) = file.tensor(&tensor.name) else {
+                return self.mismatch(format!("{} has no tensor `{}`", self.name, tensor.name));
+            };
+            if view.dtype() != tensor.file_dtype() || view.shape() != tensor.shape {
+                return self.mismatch(format!(
+                    "`{}` is {:?} {:?}, and the program's is {:?} {:?}",
+                    tensor.name,
+                    view.dtype(),
+                    view.shape(),
+                    tensor.file_dtype(),
+                    tensor.shape
+                ));
+            }
+            let (range, _) = session.held(&tensor.stored);
+            let size = tensor.stored.bytes() / tensor.stored.elements.max(1) as usize;
+            let part = view.data().get(range.start as usize * size..range.end as usize * size);
+            session.write_held(&tensor.stored, part.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    fn check_names(&self, file: &SafeTensors<'_>, wanted: &[Tensor]) -> Result<(), Error> {
         let found: BTreeSet<&str> = file.names().into_iter().collect();
         let wanted: BTreeSet<&str> = wanted.iter().map(|t| t.name.as_str()).collect();
         if let Some(name) = wanted.difference(&found).next() {
@@ -176,35 +227,6 @@ impl File {
             return self.mismatch(format!("{} has a tensor `{name}`, and the program has none", self.name));
         }
         Ok(())
-    }
-
-    /// A tensor's bytes, its type and shape checked.
-    pub(super) fn bytes(&self, tensor: &Tensor) -> Result<&[u8], Error> {
-        let file = self.tensors()?;
-        let Ok(view) = file.tensor(&tensor.name) else {
-            return self.mismatch(format!("{} has no tensor `{}`", self.name, tensor.name));
-        };
-        if view.dtype() != tensor.file_dtype() || view.shape() != tensor.shape {
-            return self.mismatch(format!(
-                "`{}` is {:?} {:?}, and the program's is {:?} {:?}",
-                tensor.name,
-                view.dtype(),
-                view.shape(),
-                tensor.file_dtype(),
-                tensor.shape
-            ));
-        }
-        Ok(view.data())
-    }
-
-    /// A tensor's elements.
-    pub(super) fn values(&self, tensor: &Tensor) -> Result<Vec<f32>, Error> {
-        // The file's bytes need not be aligned.
-        Ok(self
-            .bytes(tensor)?
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect())
     }
 
     fn mismatch<T>(&self, reason: String) -> Result<T, Error> {

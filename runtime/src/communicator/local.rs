@@ -5,7 +5,7 @@
 
 mod gate;
 
-use super::{Cause, Communicator, Exchange, Range, Team, plane};
+use super::{Cause, Communicator, Exchange, Range, Solo, Team, guarded, plane};
 use crate::error::Error;
 use gate::{Failure, Gate};
 use std::any::Any;
@@ -51,6 +51,52 @@ pub fn ranks(world: u64) -> Vec<Local> {
         gates: Mutex::default(),
     });
     (0..world).map(|rank| Local { rank, shared: Arc::clone(&shared), attached: OnceLock::new() }).collect()
+}
+
+/// Runs every rank of a world: `first` is rank 0's work, on this thread, `other` that of each other rank, on a thread of its own. If
+/// one fails, all end, and its error is what is returned.
+///
+/// # Errors
+/// That of the rank that failed first.
+pub fn run<T: Send>(
+    world: u64,
+    first: impl FnOnce(Arc<dyn Communicator>) -> Result<T, Error>,
+    other: impl Fn(Arc<dyn Communicator>) -> Result<T, Error> + Sync,
+) -> Result<T, Error> {
+    if world <= 1 {
+        return first(Arc::new(Solo::default()));
+    }
+    let mut doors = ranks(world).into_iter().map(|door| Arc::new(door) as Arc<dyn Communicator>);
+    let Some(own) = doors.next() else { return first(Arc::new(Solo::default())) };
+    std::thread::scope(|scope| {
+        let other = &other;
+        let start = |door: Arc<dyn Communicator>| {
+            let builder = std::thread::Builder::new().name(format!("rank-{}", door.rank()));
+            let failed = Arc::clone(&door);
+            let work = move || guarded(&*door, || other(Arc::clone(&door)));
+            builder.spawn_scoped(scope, work).inspect_err(|error| {
+                let what = format!("it could not be started: {error}");
+                failed.abort(&Cause { rank: failed.rank(), what });
+            })
+        };
+        let threads: Vec<_> = doors.map(start).collect();
+        let result = guarded(&*own, || first(Arc::clone(&own)));
+        let mut errors: Vec<Error> = Vec::new();
+        for thread in threads.into_iter().flatten() {
+            // A panic was caught and is an error.
+            if let Ok(Err(error)) = thread.join() {
+                errors.push(error);
+            }
+        }
+        match result {
+            Err(error @ Error::RankFailed { .. }) => {
+                let own = errors.into_iter().find(|error| !matches!(error, Error::RankFailed { .. }));
+                Err(own.unwrap_or(error))
+            }
+            Err(error) => Err(error),
+            Ok(value) => errors.into_iter().next().map_or(Ok(value), Err),
+        }
+    })
 }
 
 impl Local {

@@ -4,7 +4,7 @@ use super::arena::Arenas;
 use super::call::{Address, Call, CollectiveCall, Counters, KernelFn};
 use super::lower::{self, Lowering};
 use super::pool::Pool;
-use super::{Device, EntryKind};
+use super::{Device, EntryKind, Word};
 use crate::communicator::{Communicator, Exchange, Piece, Solo, teams};
 use crate::error::Error;
 use dspc_program::{Buffer, BufferId, Over, Program};
@@ -148,11 +148,11 @@ impl Device for Cpu {
         self.machine.block(calls, Counters::default())
     }
 
-    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
+    fn start(&mut self, entry: EntryKind, words: &[Word]) -> Result<(), Error> {
         self.run(entry)?;
-        let word = |&(buffer, slot): &(BufferId, u64)| {
+        let word = |&Word { buffer, slot, start }: &Word| {
             let mut word = [0; 4];
-            self.read(buffer, slot, 0, &mut word).map(|()| word)
+            self.read(buffer, slot, start, &mut word).map(|()| word)
         };
         let words = words.iter().map(word).collect::<Result<_, _>>()?;
         self.ended.push_back(words);
@@ -163,10 +163,11 @@ impl Device for Cpu {
         Ok(self.ended.pop_front().unwrap_or_default())
     }
 
-    fn write(&mut self, buffer: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
+    fn write_at(&mut self, buffer: BufferId, slot: u64, start: u64, bytes: &[u8]) -> Result<(), Error> {
         let buffer = self.buffer(buffer)?.clone();
-        let target = self.arenas.slot_mut(&buffer, slot, bytes.len()).ok_or_else(|| outside(&buffer.name))?;
-        target.copy_from_slice(bytes);
+        let end = usize::try_from(start).ok().and_then(|start| start.checked_add(bytes.len()));
+        let target = end.and_then(|end| self.arenas.slot_mut(&buffer, slot, end));
+        target.ok_or_else(|| outside(&buffer.name))?[start as usize..].copy_from_slice(bytes);
         Ok(())
     }
 

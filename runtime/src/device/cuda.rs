@@ -21,7 +21,7 @@ mod tests;
 pub use context::Card;
 
 use super::call::Counters;
-use super::{Device, DeviceOptions, EntryKind, element_bytes};
+use super::{Device, DeviceOptions, EntryKind, Word, element_bytes};
 use crate::error::{Error, bytes};
 use call::Call;
 use context::Gpu;
@@ -228,8 +228,11 @@ impl Device for Cuda {
         self.issue(entry)
     }
 
-    fn start(&mut self, entry: EntryKind, words: &[(BufferId, u64)]) -> Result<(), Error> {
-        let at = words.iter().map(|&(id, slot)| self.slot(id, slot, 4).map(|(_, at)| at));
+    fn start(&mut self, entry: EntryKind, words: &[Word]) -> Result<(), Error> {
+        let at = words.iter().map(|word| {
+            let (_, at) = self.slot(word.buffer, word.slot, word.start.saturating_add(4))?;
+            Ok::<_, Error>(at + word.start)
+        });
         let at = at.collect::<Result<Vec<_>, _>>()?;
         self.issue(entry)?;
         self.results.start(&self.gpu, &at)
@@ -244,16 +247,16 @@ impl Device for Cuda {
         1
     }
 
-    fn write(&mut self, id: BufferId, slot: u64, bytes: &[u8]) -> Result<(), Error> {
-        let (buffer, at) = self.slot(id, slot, bytes.len() as u64)?;
+    fn write_at(&mut self, id: BufferId, slot: u64, start: u64, bytes: &[u8]) -> Result<(), Error> {
+        let (buffer, at) = self.slot(id, slot, start.saturating_add(bytes.len() as u64))?;
         let buffer = buffer.clone();
         self.gpu.bind()?;
-        if self.inputs.write(id, &buffer, slot, bytes)? {
+        if start == 0 && self.inputs.write(id, &buffer, slot, bytes)? {
             return Ok(());
         }
         self.gpu.wait()?;
         // SAFETY: the slot was checked, and nothing runs.
-        unsafe { driver::memcpy_htod_sync(at, bytes) }
+        unsafe { driver::memcpy_htod_sync(at + start, bytes) }
             .map_err(fault::driver(format!("writing `{}`", buffer.name)))
     }
 

@@ -29,6 +29,11 @@ pub fn threads_wanted(variable: Option<&str>) -> Result<usize, Error> {
     }
 }
 
+/// Threads of one of several ranks of a host.
+pub(crate) fn share(threads: usize, ranks: u64) -> usize {
+    (threads / usize::try_from(ranks).unwrap_or(usize::MAX).max(1)).max(1)
+}
+
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 struct Shared {

@@ -1,7 +1,7 @@
 //! The loss on the holdout: the mean over its ids, each counted once.
 
 use crate::error::Error;
-use crate::sampler::Holdout;
+use crate::sampler::{Holdout, IGNORED};
 use crate::session::Session;
 use dspc_program::Program;
 
@@ -35,18 +35,34 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Runs it.
+    /// Runs it: of several ranks each takes every so-manieth micro-batch, and all know all losses.
     pub(super) fn loss(&mut self, session: &mut Session) -> Result<f64, Error> {
+        let (ranks, own) = session.ranks();
         let (mut sum, mut counted) = (0.0, 0);
-        for micro in 0..self.micro_batches {
-            let rows = self.tokens.chunks_mut(self.sequence).zip(self.targets.chunks_mut(self.sequence));
-            let mut here = 0;
-            for (row, (tokens, targets)) in rows.enumerate() {
-                here += self.holdout.fill(micro * self.rows as u64 + row as u64, tokens, targets);
+        for first in (0..self.micro_batches).step_by(ranks.max(1) as usize) {
+            self.fill(first + own);
+            let losses = session.evaluate_ranks(&self.tokens, &self.targets)?;
+            for (micro, loss) in (first..self.micro_batches).zip(losses) {
+                let first_row = micro * self.rows as u64;
+                let here: u64 =
+                    (first_row..first_row + self.rows as u64).map(|row| self.holdout.counted(row)).sum();
+                sum += f64::from(loss) * here as f64;
+                counted += here;
             }
-            sum += f64::from(session.evaluate(&self.tokens, &self.targets)?) * here as f64;
-            counted += here;
         }
         Ok(sum / counted.max(1) as f64)
+    }
+
+    /// The ids of a micro-batch; none counts past the last.
+    fn fill(&mut self, micro: u64) {
+        let rows = self.tokens.chunks_mut(self.sequence).zip(self.targets.chunks_mut(self.sequence));
+        for (row, (tokens, targets)) in rows.enumerate() {
+            if micro < self.micro_batches {
+                self.holdout.fill(micro * self.rows as u64 + row as u64, tokens, targets);
+            } else {
+                tokens.fill(0);
+                targets.fill(IGNORED);
+            }
+        }
     }
 }

@@ -129,7 +129,7 @@ fn inputs_of_the_next_step_do_not_disturb_the_one_that_runs() {
         let mut values = [0i32; 8];
         (values[0], values[7]) = (step, step % 7);
         d.write(ids, 0, bytemuck::cast_slice(&values)).unwrap();
-        d.start(EntryKind::Train, &[(sum, 0)]).unwrap();
+        d.start(EntryKind::Train, &[crate::device::Word { buffer: sum, slot: 0, start: 0 }]).unwrap();
         if step > 0 {
             ended.push(f32::from_le_bytes(d.finish().unwrap()[0]));
         }
