@@ -327,8 +327,8 @@ pub enum Error {
         built: u64,
         /// Ranks that were started.
         found: u64,
-        /// What to do: a command to type.
-        command: String,
+        /// The program's name, which is the spec's.
+        name: String,
     },
     /// R0820 to R0849. Ranks: starting them, finding one another, losing one.
     #[error(transparent)]
@@ -485,7 +485,10 @@ impl Error {
             Self::RankFailed { .. } => {
                 "the last checkpoint is whole: see to the cause, then go on with `--resume`".into()
             }
-            Self::WorldMismatch { command, .. } => command.clone(),
+            Self::WorldMismatch { built, found, name } => format!(
+                "start it with `--ranks {built}`, or write `parallel = mesh(data: auto)` and build it again: \
+                 `dspc build --ranks {found} {name}.dsp`"
+            ),
             Self::Launch(error) => error.remedy(),
         }
     }
@@ -667,11 +670,7 @@ mod tests {
                 reason: "EOF while parsing a value at line 1 column 0".into(),
             },
             Error::RankFailed { rank: 3, cause: "it panicked: index out of bounds".into() },
-            Error::WorldMismatch {
-                built: 4,
-                found: 2,
-                command: "start it with `--ranks 4`, or write `mesh(data: 2)` and build it again: `dspc build train.dsp`".into(),
-            },
+            Error::WorldMismatch { built: 4, found: 2, name: "train".into() },
         ]
     }
 

@@ -80,6 +80,9 @@ pub enum Command {
         /// What the program is for; a GPU's differs from a CPU's.
         #[arg(long, default_value = "cpu")]
         target: String,
+        /// Ranks to build for, where the spec says `mesh(data: auto)`.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+        ranks: Option<u64>,
         /// How it is printed.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
@@ -103,6 +106,9 @@ pub enum Command {
         /// What to compile for.
         #[arg(long, value_delimiter = ',', default_value = "cpu")]
         target: Vec<String>,
+        /// Ranks to build for, where the spec says `mesh(data: auto)`.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+        ranks: Option<u64>,
     },
     /// Train: a spec is built first (into a cache), an artifact runs as it is
     Run {
@@ -129,6 +135,9 @@ pub enum Command {
         /// Take the algorithms of matrix products from `dspc.lock` alone; do not measure any.
         #[arg(long)]
         locked: bool,
+        /// Ranks to start on this machine; a spec that says `mesh(data: auto)` is built for them.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+        ranks: Option<u64>,
     },
     /// Measure the algorithms of a job's matrix products on this GPU, and write `dspc.lock`
     Tune {

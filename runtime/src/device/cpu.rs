@@ -107,9 +107,7 @@ pub(crate) fn check_world(program: &Program, communicator: &dyn Communicator) ->
     if built == found {
         return Ok(());
     }
-    let command =
-        format!("start it with `--ranks {built}`, or build it again with `parallel = mesh(data: {found})`");
-    Err(Error::WorldMismatch { built, found, command })
+    Err(Error::WorldMismatch { built, found, name: program.name.clone() })
 }
 
 fn outside(what: &str) -> Error {

@@ -11,19 +11,28 @@ use crate::facts::Facts;
 use crate::passes::{self, Front, Lowered};
 use crate::{build, report};
 
+/// What is built for.
+#[derive(Clone, Copy)]
+pub struct For<'a> {
+    /// Targets.
+    pub targets: &'a [String],
+    /// Ranks, where the command line says how many.
+    pub ranks: Option<u64>,
+}
+
 /// Writes an artifact, or prints a layer.
 pub fn build(
     file: &Path,
     output: Option<&Path>,
     emit: Option<Layer>,
     place: &Place,
-    targets: &[String],
+    For { targets, ranks }: For<'_>,
     when: When,
 ) -> Exit {
     if emit == Some(Layer::Ast) {
         return print_ast(file, when);
     }
-    let (front, facts) = match super::checked(file, when) {
+    let (front, facts) = match super::checked(file, ranks, when) {
         Ok(checked) => checked,
         Err(exit) => return exit,
     };

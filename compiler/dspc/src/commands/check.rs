@@ -10,7 +10,7 @@ use crate::report;
 pub fn check(files: &[PathBuf], format: Format, when: When) -> Exit {
     let mut exit = Exit::Success;
     for file in files {
-        match super::front(file) {
+        match super::front(file, None) {
             Err(failed) => exit = failed,
             Ok((front, facts)) => {
                 report::print(&front.diagnostics, &front.sources, format, when);

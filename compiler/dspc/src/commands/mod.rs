@@ -28,12 +28,19 @@ pub fn dispatch(cli: &Cli) -> Exit {
         Command::Check { files, format } => check::check(files, *format, cli.color),
         Command::Explain { key } => explain::explain(key.as_deref()),
         Command::Fmt { files, check } => fmt::fmt(files, *check, cli.color),
-        Command::Plan { file, target, format } => plan::plan(file, target, *format, cli.color),
-        Command::Build { file, output, emit, crate_dir, runtime_path, target } => {
+        Command::Plan { file, target, ranks, format } => plan::plan(file, target, *ranks, *format, cli.color),
+        Command::Build { file, output, emit, crate_dir, runtime_path, target, ranks } => {
             let place = bindings::Place { directory: crate_dir.as_deref(), runtime: runtime_path.as_deref() };
-            build::build(file, output.as_deref(), *emit, &place, target, cli.color)
+            build::build(
+                file,
+                output.as_deref(),
+                *emit,
+                &place,
+                build::For { targets: target, ranks: *ranks },
+                cli.color,
+            )
         }
-        Command::Run { file, out, resume, max_steps, no_save, data, device, locked } => {
+        Command::Run { file, out, resume, max_steps, no_save, data, device, locked, ranks } => {
             let options = run::Options {
                 out,
                 resume: *resume,
@@ -42,6 +49,7 @@ pub fn dispatch(cli: &Cli) -> Exit {
                 data,
                 device: wanted(*device),
                 locked: *locked,
+                ranks: *ranks,
             };
             run::run(file, &options, cli.color)
         }
@@ -92,18 +100,19 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| "spec".into(), |s| s.to_string_lossy().into_owned())
 }
 
-/// Reads and checks a spec.
-fn front(path: &Path) -> Result<(Front, Facts), Exit> {
+/// Reads and checks a spec, for so many ranks if that was said.
+fn front(path: &Path, ranks: Option<u64>) -> Result<(Front, Facts), Exit> {
     let text = read_text(path)?;
     let mut front = passes::read(&path.display().to_string(), &text);
-    let facts = facts::gather(&front.tree, &facts::root(path));
+    let mut facts = facts::gather(&front.tree, &facts::root(path));
+    facts.data.ranks = ranks;
     passes::check(&mut front, &stem(path), &facts.data);
     Ok((front, facts))
 }
 
 /// The same, reported; a spec with errors, or whose text cannot be read, ends the command.
-fn checked(path: &Path, when: crate::cli::When) -> Result<(Front, Facts), Exit> {
-    let (front, facts) = front(path)?;
+fn checked(path: &Path, ranks: Option<u64>, when: crate::cli::When) -> Result<(Front, Facts), Exit> {
+    let (front, facts) = front(path, ranks)?;
     report::print(&front.diagnostics, &front.sources, Format::Text, when);
     if let Some(fault) = &facts.fault {
         return Err(self::fault(fault));

@@ -12,8 +12,8 @@ use crate::passes::{self, Lowered};
 use crate::{build, report};
 
 /// Says what a job will cost, before anything is built or run.
-pub fn plan(file: &Path, target: &str, format: Format, when: When) -> Exit {
-    let (front, facts) = match super::checked(file, when) {
+pub fn plan(file: &Path, target: &str, ranks: Option<u64>, format: Format, when: When) -> Exit {
+    let (front, facts) = match super::checked(file, ranks, when) {
         Ok(checked) => checked,
         Err(exit) => return exit,
     };

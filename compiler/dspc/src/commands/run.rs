@@ -24,22 +24,31 @@ pub struct Options<'a> {
     pub data: &'a Option<PathBuf>,
     pub device: Wanted,
     pub locked: bool,
+    pub ranks: Option<u64>,
 }
 
 /// Builds if need be, and trains.
 pub fn run(file: &Path, options: &Options, when: When) -> Exit {
-    match artifact_of(file, options.device, when) {
+    match artifact_of(file, options.device, options.ranks, when) {
         Ok(artifact) => train(file, &artifact, options),
         Err(exit) => exit,
     }
 }
 
-/// The program of a spec, built if the cache has none, or of an artifact: for the device that is wanted.
-pub fn artifact_of(file: &Path, device: Wanted, when: When) -> Result<Artifact, Exit> {
+/// The program of a spec, built if the cache has none, or of an artifact: for the device that is wanted, and so many ranks if that was said.
+pub fn artifact_of(file: &Path, device: Wanted, ranks: Option<u64>, when: When) -> Result<Artifact, Exit> {
     if file.is_dir() {
-        return artifact::open(file, device).map_err(|error| super::fault(&error));
+        let artifact = artifact::open(file, device).map_err(|error| super::fault(&error))?;
+        let program = &artifact.program;
+        return match ranks.filter(|found| *found != program.world()) {
+            Some(found) => {
+                let (built, name) = (program.world(), program.name.clone());
+                Err(super::fault(&dspc_runtime::Error::WorldMismatch { built, found, name }))
+            }
+            None => Ok(artifact),
+        };
     }
-    let (front, facts) = super::checked(file, when)?;
+    let (front, facts) = super::checked(file, ranks, when)?;
     let (target, bytes) = target(device).map_err(|error| super::fault(&error))?;
     let wish = Wish { target, bytes, or_cpu: device == Wanted::Auto };
     let (directory, family) = build::cached(&front, facts.characters, wish, when)?;

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 
 /// Measures the matrix products of a job again, and writes what it found beside the spec or artifact.
 pub fn tune(file: &Path, when: When) -> Exit {
-    let artifact = match run::artifact_of(file, Wanted::Cuda, when) {
+    let artifact = match run::artifact_of(file, Wanted::Cuda, None, when) {
         Ok(artifact) => artifact,
         Err(exit) => return exit,
     };
