@@ -6,6 +6,11 @@ use dspc_kernel::describe::{RowKernel, Split, Target};
 
 /// Columns up to this many are a warp's.
 const WARP_COLS_MAX: u64 = 2048;
+/// Beyond this many, a warp has too few registers for a row and for what is the same of all rows: a block then walks several.
+const LONE_ROW_COLS_MAX: u64 = 1024;
+/// Rows that such a block walks, at least, and how many blocks there are then, at most.
+const WALK_ROWS_MIN: u64 = 16;
+const WALK_BLOCKS_MAX: u64 = 528;
 /// Elements a thread keeps in registers.
 const HELD_MAX: u64 = 64;
 /// The same of rows that have as many threads as share a multiprocessor well: longer ones are better kept in shared memory.
@@ -39,6 +44,19 @@ pub(super) struct Layout {
     pub ragged: bool,
 }
 
+/// How a kernel's work is divided on a GPU: rows with reductions and with operands that are the same for all of them are walked like a chunk's.
+pub(super) fn split_of(kernel: &RowKernel) -> Split {
+    let reduces = kernel.nodes.iter().any(|node| matches!(node, Node::Reduce(..)));
+    let same = kernel.reads.iter().any(|read| read.access == Access::Element(RowMap::SAME));
+    let long = (LONE_ROW_COLS_MAX + 1..=WARP_COLS_MAX).contains(&kernel.cols) && fits(kernel, 4);
+    match kernel.split {
+        Split::Rows if reduces && same && long => {
+            Split::Chunks(kernel.rows.div_ceil(WALK_BLOCKS_MAX).max(WALK_ROWS_MIN))
+        }
+        split => split,
+    }
+}
+
 impl Layout {
     /// For a kernel.
     pub fn of(kernel: &RowKernel, analysis: &Analysis) -> Result<Self, String> {
@@ -56,10 +74,10 @@ impl Layout {
                 wide <= widest && u64::from(wide) * 32 <= items.max(32) && fits
             })
             .unwrap_or(1);
-        let ragged = kernel.split != Split::Elements && !cols.is_multiple_of(wide.into());
-        let runs = cols.div_ceil(wide.into());
         let has_rows = kernel.writes.iter().any(|w| matches!(w.what, Target::Row(_)))
             || analysis.passes.iter().any(|p| !p.reduces.is_empty());
+        let ragged = kernel.split != Split::Elements && !cols.is_multiple_of(wide.into());
+        let runs = cols.div_ceil(wide.into());
         let layout = |threads: u32, across: u64| {
             let turns = runs.div_ceil(u64::from(threads) * across);
             let held = turns * u64::from(wide) <= HELD_MAX;

@@ -10,7 +10,7 @@
 mod chunks;
 mod stash;
 
-use super::layout::Layout;
+use super::layout::{Layout, split_of};
 use super::memory::{load, store, stored};
 use super::{GpuChip, attributes, launch};
 use crate::mlir::{Element, Function, Order, Space, Type, Value};
@@ -80,17 +80,16 @@ struct Run {
     inside: Option<Value>,
     /// Where its first column would be if it went on past the end, if it may be only in part inside.
     ragged: Option<Value>,
+    /// Whether it is one of those that are kept in shared memory, if any of its row are.
+    kept: bool,
 }
 
 /// Writes a kernel, and how it is launched.
 pub(super) fn emit(symbol: &str, kernel: &RowKernel, chip: GpuChip) -> Emitted<(String, GpuLaunch)> {
+    let kernel = &RowKernel { split: split_of(kernel), ..kernel.clone() };
     let analysis = Analysis::of(kernel, 0)?;
-    let mut layout = Layout::of(kernel, &analysis)?;
-    let shared_bytes = chip.shared_bytes_max();
-    let stash = Stash::of(kernel, &analysis, &layout, shared_bytes);
-    if stash.bytes > shared_bytes / 2 {
-        layout = layout.alone(kernel);
-    }
+    let layout = Layout::of(kernel, &analysis)?;
+    let (stash, layout) = Stash::of(kernel, &analysis, layout, chip.shared_bytes_max());
     let mut types =
         vec![Type::scalar(Element::Pointer(Space::Global)); kernel.reads.len() + kernel.writes.len()];
     if kernel.uses_turn() {
@@ -202,14 +201,14 @@ impl Kernel<'_> {
         let is_whole = f.order(Order::Less, column, end);
         let mut failed = None;
         f.only_if(is_whole, |f| {
-            let at = Run { column, inside: None, ragged: None };
+            let at = Run { column, inside: None, ragged: None, kept: true };
             failed = self.flat_run(f, pass, scalars, &place, at, self.layout.wide).err();
         });
         if whole < all {
             let is_last = f.order(Order::Equal, column, end);
             f.only_if(is_last, |f| {
                 for i in 0..all - whole {
-                    let at = Run { column: f.plus(column, i), inside: None, ragged: None };
+                    let at = Run { column: f.plus(column, i), inside: None, ragged: None, kept: true };
                     failed = failed.take().or(self.flat_run(f, pass, scalars, &place, at, 1).err());
                 }
             });
@@ -273,20 +272,20 @@ impl Kernel<'_> {
         let column = f.times(run, wide.into());
         let (cols, wide) = (self.kernel.cols, u64::from(wide));
         if u64::from(threads) * wide * turns * across == cols {
-            return Run { column, inside: None, ragged: None };
+            return Run { column, inside: None, ragged: None, kept: true };
         }
         let (end, last) =
             (f.int(column.ty, cols as i64), f.int(column.ty, ((cols.div_ceil(wide) - 1) * wide) as i64));
         let inside = f.order(Order::Below, column, end);
         let ragged = self.layout.ragged.then_some(column);
-        Run { column: f.minu(column, last), inside: Some(inside), ragged }
+        Run { column: f.minu(column, last), inside: Some(inside), ragged, kept: true }
     }
 
     /// A run of a turn of which all threads' runs are wholly inside.
     fn run_inside(&self, f: &mut Function, turn: Value) -> Run {
         let first = f.times(turn, self.layout.threads.into());
         let run = f.addi(first, self.thread);
-        Run { column: f.times(run, self.layout.wide.into()), inside: None, ragged: None }
+        Run { column: f.times(run, self.layout.wide.into()), inside: None, ragged: None, kept: true }
     }
 
     /// Whether the i-th column of a run is one of the row's own; none if all are.
@@ -436,27 +435,30 @@ impl Kernel<'_> {
         place: &Place,
     ) -> Emitted<Values> {
         let mut totals = self.neutrals(f, pass)?;
-        let at_once = if self.stash.bytes > 0 { SHARED_AT_ONCE } else { TURNS_AT_ONCE };
         let whole = self.layout.whole_turns(self.kernel.cols);
-        let many = whole / at_once * at_once;
-        if many > 0 {
-            let ty = Type::scalar(Element::I32);
-            let range = (f.int(ty, 0), f.int(ty, many as i64), f.int(ty, at_once as i64));
-            totals = f.for_range(range, &totals, |f, turn, totals| {
-                let runs: Vec<Run> = (0..at_once)
-                    .map(|i| {
+        let kept = if self.stash.bytes > 0 { self.stash.turns.min(whole) } else { 0 };
+        for (from, to, at_once) in [(0, kept, SHARED_AT_ONCE), (kept, whole, TURNS_AT_ONCE)] {
+            let many = from + (to - from) / at_once * at_once;
+            let kept = from < kept;
+            if from < many {
+                let ty = Type::scalar(Element::I32);
+                let [first, end, step] = [from, many, at_once].map(|x| f.int(ty, x as i64));
+                totals = f.for_range((first, end, step), &totals, |f, turn, totals| {
+                    let runs = (0..at_once).map(|i| {
                         let turn = f.plus(turn, i);
-                        self.run_inside(f, turn)
-                    })
-                    .collect();
-                self.walked_runs(f, pass, scalars, place, &runs, totals)
-            })?;
-        }
-        let rest: Vec<Run> = (many..self.layout.turns).map(|turn| self.run(f, turn)).collect();
-        if !rest.is_empty() {
+                        Run { kept, ..self.run_inside(f, turn) }
+                    });
+                    let runs: Vec<Run> = runs.collect();
+                    self.walked_runs(f, pass, scalars, place, &runs, totals)
+                })?;
+            }
+            let rest: Vec<Run> = (many..to).map(|turn| Run { kept, ..self.run(f, turn) }).collect();
             totals = self.walked_runs(f, pass, scalars, place, &rest, &totals)?;
         }
-        Ok(totals)
+        let last: Vec<Run> = (whole..self.layout.turns)
+            .map(|turn| Run { kept: turn < self.stash.turns, ..self.run(f, turn) })
+            .collect();
+        self.walked_runs(f, pass, scalars, place, &last, &totals)
     }
 
     /// Runs of a pass whose values nobody keeps; gives the totals with them.
@@ -528,7 +530,7 @@ impl Kernel<'_> {
     ) -> Emitted<()> {
         for &node in &pass.compute {
             if held[node.0 as usize].is_none() {
-                let values = match self.stash.row(node.0 as usize) {
+                let values = match self.stash.row(node.0 as usize).filter(|_| run.kept) {
                     Some(row) => self.stashed(f, row, run),
                     None => self.element(f, node, scalars, place, run, wide, held)?,
                 };
@@ -552,7 +554,7 @@ impl Kernel<'_> {
         if self.stash.bytes == 0 {
             return Ok(());
         }
-        let whole = self.layout.whole_turns(self.kernel.cols);
+        let whole = self.layout.whole_turns(self.kernel.cols).min(self.stash.turns);
         let ty = Type::scalar(Element::I32);
         let range = (f.int(ty, 0), f.int(ty, whole as i64), f.int(ty, 1));
         f.fold(range, &[], |f, turn, _| {
@@ -560,7 +562,7 @@ impl Kernel<'_> {
             self.fetch_run(f, place, run);
             vec![]
         });
-        for turn in whole..self.layout.turns {
+        for turn in whole..self.layout.turns.min(self.stash.turns) {
             let run = self.run(f, turn);
             self.fetch_run(f, place, run);
         }
