@@ -86,3 +86,11 @@ fn launch(symbol: &str, grid: [u32; 2], block: u32) -> GpuLaunch {
 fn attributes(threads: u32) -> String {
     format!(" attributes {{gpu.kernel, nvvm.kernel, nvvm.maxntid = array<i32: {threads}, 1, 1>}}")
 }
+
+/// The same, for a kernel of which a multiprocessor is to run this many blocks at once: registers are then given out up to what they leave, where else
+/// ptxas would rather spill and read one thing after another than have fewer blocks.
+fn attributes_of(threads: u32, blocks: u32) -> String {
+    format!(
+        " attributes {{gpu.kernel, nvvm.kernel, nvvm.maxntid = array<i32: {threads}, 1, 1>, nvvm.minctasm = {blocks} : i32}}"
+    )
+}

@@ -1,7 +1,8 @@
 //! Row kernels for a GPU: a warp or a block a row, a block a chunk of rows, a thread a few elements.
 //!
 //! A thread holds runs of `wide` neighbouring columns, one 16-byte access each where rows allow it; runs of one turn lie side by side over the
-//! threads of a row. Up to [`HELD_MAX`](super::layout) elements stay in registers from pass to pass; longer rows are walked again for each pass, by loads.
+//! threads of a row. Up to [`HELD_MAX`](super::layout) elements stay in registers from pass to pass; longer rows are copied to shared memory at once, as far as they
+//! fit, and walked again for each pass.
 //! Columns past the end are read as the last run and kept out of reductions and stores: no access needs a branch but the store.
 //!
 //! A reduction is a thread's own values in order, a butterfly over the warp, and for a block one number a warp through shared memory: the

@@ -23,9 +23,9 @@ const SUM_COLS_MAX: u64 = 8192;
 /// Rows that one kernel adds element by element.
 const SUM_ROWS_MAX: u64 = 8;
 
-/// The same of a GPU: a block walks a chunk, several rows at once, and two blocks of a multiprocessor of an H100 are enough to keep memory busy.
+/// The same of a GPU: a block walks a chunk, several rows at once, and one on each multiprocessor of an H100 keeps memory busy.
 const GPU_CHUNK_ROWS_MIN: u64 = 16;
-const GPU_CHUNKS_MAX: u64 = 264;
+const GPU_CHUNKS_MAX: u64 = 132;
 
 /// Rows that one partial column sum covers: fixed by the shape, so that the sum's order is.
 fn chunk_rows(rows: u64, family: Family) -> u64 {
