@@ -7,7 +7,7 @@
 //!   all the elements that a kernel or a matrix product touches through it; what the runtime owns shares no byte with anything.
 //! - *Contents*: nothing is read before it was written, after other data took its bytes, or from a slot that a later turn took over; an
 //!   entry leaves what the runtime reads afterwards; only `train` changes learned tensors.
-//! - *Order*: every wait has a record before it, so nothing waits for ever; two streams touch common bytes only if events order them;
+//! - *Order*: every event that is waited for is recorded, and a wait before its first record is none, so nothing waits for ever; two streams touch common bytes only if events order them;
 //!   within one instruction a written operand is apart from every other, or is exactly one of those read.
 //! - *Form*: ids are in range, loops nest as micro-batches outside turns, arguments are what their kernel declares.
 //!

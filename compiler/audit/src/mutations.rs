@@ -424,7 +424,7 @@ const MUTATIONS: &[Mutation] = &[
     ("a product over its own factor", Rule::OperandsOverlap, |p| { let c = gemm(p, FORWARD_UP).a; gemm(p, FORWARD_UP).c = c; }),
     ("an epilogue over a factor", Rule::OperandsOverlap, |p| { let a = gemm(p, FORWARD_UP).a.at; gemm(p, FORWARD_UP).epilogue.as_mut().unwrap().args[1] = Arg::At(a); }),
     ("a dropped record", Rule::WaitWithoutRecord, |p| at(p, BACKWARD).records = None),
-    ("a wait for what comes later", Rule::WaitWithoutRecord, |p| at(p, BACKWARD).waits = vec![EventId(2)]),
+    ("a wait for what nobody records", Rule::WaitWithoutRecord, |p| at(p, BACKWARD).waits = vec![EventId(9)]),
     ("a dropped wait of the second stream", Rule::Race, |p| at(p, SQUARES_AT).waits.clear()),
     ("a dropped wait of the first stream", Rule::Race, |p| at(p, &[5]).waits.clear()),
     ("a record before the work is done", Rule::Race, |p| { at(p, &[4]).records = None; at(p, SQUARES_AT).records = Some(EventId(2)); }),

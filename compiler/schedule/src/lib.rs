@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod alias;
+mod bytes;
 mod evaluate;
 mod lifetime;
 mod operands;
 mod pack;
 mod print;
 mod ranks;
+mod streams;
 mod write;
 
 pub use evaluate::Machine;

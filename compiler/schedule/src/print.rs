@@ -80,8 +80,20 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
             }
         };
         let when = instruction.when.map_or(String::new(), |when| format!("   {}", condition(&when)));
-        let _ = writeln!(out, "{pad}{text}{when}   # {}", instruction.origin);
+        let _ = writeln!(out, "{pad}{text}{when}{}   # {}", events(instruction), instruction.origin);
     }
+}
+
+/// `   on stream 1   after e0, e2   then e3`
+fn events(instruction: &Instruction) -> String {
+    let stream = match instruction.stream.0 {
+        0 => String::new(),
+        stream => format!("   on stream {stream}"),
+    };
+    let waits: Vec<String> = instruction.waits.iter().map(|event| format!("e{}", event.0)).collect();
+    let after = if waits.is_empty() { String::new() } else { format!("   after {}", waits.join(", ")) };
+    let then = instruction.records.map_or(String::new(), |event| format!("   then e{}", event.0));
+    format!("{stream}{after}{then}")
 }
 
 /// `if turn % 4 is 3`

@@ -20,6 +20,7 @@ use crate::alias::{Aliases, reuse_in_place};
 use crate::lifetime::lifetimes;
 use crate::operands::operands;
 use crate::pack::{ALIGN_BYTES, pack};
+use crate::streams::overlap_collectives;
 
 /// What the program says besides its instructions.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
     for (arena, bytes) in arenas.iter_mut().zip(memory.ends) {
         arena.bytes = bytes;
     }
-    Program {
+    let mut program = Program {
         format_version: program::FORMAT_VERSION,
         dspc: job.dspc,
         name: plan.name.clone(),
@@ -83,7 +84,24 @@ pub fn schedule(plan: &Plan, kernels: &Kernels, job: Job) -> Program {
         evaluate: entry(&kernels.evaluate, peaks[1]),
         logits: (!kernels.logits.is_empty()).then(|| entry(&kernels.logits, peaks[2])),
         refresh: (!kernels.refresh.is_empty()).then(|| entry(&kernels.refresh, peaks[3])),
+    };
+    if plan.zero.overlap {
+        overlap(&mut program);
     }
+    program
+}
+
+/// Collectives on a stream of their own, in every entry.
+fn overlap(program: &mut Program) {
+    let (train, evaluate) = (std::mem::take(&mut program.train), std::mem::take(&mut program.evaluate));
+    let (logits, refresh) = (program.logits.take(), program.refresh.take());
+    let placed = |mut entry: Entry| {
+        overlap_collectives(program, &mut entry);
+        entry
+    };
+    let (train, evaluate) = (placed(train), placed(evaluate));
+    let (logits, refresh) = (logits.map(placed), refresh.map(placed));
+    *program = Program { train, evaluate, logits, refresh, ..program.clone() };
 }
 
 struct Memory<'a> {

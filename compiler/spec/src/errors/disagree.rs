@@ -138,3 +138,24 @@ impl From<OtherWorld> for Diagnostic {
         .help("parallel = mesh(data: auto)")
     }
 }
+
+/// E0307. A batch that is summed in one order for every layout is not halved again and again by this one.
+pub(crate) struct NoTreeOfMicroBatches {
+    pub deterministic: Span,
+    /// What is no power of two: `ranks` or `accumulation`.
+    pub what: &'static str,
+    pub count: Spanned<u64>,
+}
+
+impl From<NoTreeOfMicroBatches> for Diagnostic {
+    fn from(it: NoTreeOfMicroBatches) -> Diagnostic {
+        let (count, what) = (it.count.value, it.what);
+        let below = 1u64 << count.max(1).ilog2();
+        let above = below.saturating_mul(2);
+        let title = format!("with `deterministic` the {what} must be a power of two");
+        Diagnostic::error("E0307", title, it.count.span, format!("{count} is none"))
+            .label(it.deterministic, "sums are made in pairs")
+            .note("micro-batches are summed two and two, in one order for every number of ranks and accumulation")
+            .help(format!("{below} or {above}, or `deterministic = false`"))
+    }
+}

@@ -117,6 +117,7 @@ pub(crate) fn check_against_model(settings: &Settings, sizes: ModelSizes, reader
             reader.mistakes.add(VocabTooLarge { vocab, vocab_span, ids, tokenizer });
         }
     }
+    check_deterministic(settings, reader);
     let mesh = settings.parallel.value;
     let axes = [mesh.data, mesh.tensor, mesh.pipeline, mesh.sequence, mesh.expert];
     let world = axes.iter().fold(1u64, |world, axis| world.saturating_mul(*axis));
@@ -126,6 +127,27 @@ pub(crate) fn check_against_model(settings: &Settings, sizes: ModelSizes, reader
     }
     if let Some(zero) = settings.zero.span().filter(|_| settings.zero.value.stage > 0 && world == 1) {
         reader.mistakes.add(ZeroAlone { zero, stage: settings.zero.value.stage });
+    }
+}
+
+/// With `deterministic`, ranks and accumulation must be powers of two.
+fn check_deterministic(settings: &Settings, reader: &mut Reader<'_>) {
+    if !settings.deterministic.value {
+        return;
+    }
+    let end = reader.written.end;
+    let deterministic = settings.deterministic.span().unwrap_or(end);
+    let accumulation = &settings.train.accumulation;
+    // An accumulation that follows from the batch is shown where that was written.
+    let accumulation_at = accumulation.span().or(settings.train.batch.span()).unwrap_or(end);
+    let ranks_at = settings.parallel.span().unwrap_or(end);
+    let counts = [
+        ("ranks", settings.parallel.value.data, ranks_at),
+        ("accumulation", accumulation.value, accumulation_at),
+    ];
+    for (what, count, at) in counts.into_iter().filter(|(_, count, _)| !count.is_power_of_two()) {
+        let count = Spanned::new(count, at);
+        reader.mistakes.add(NoTreeOfMicroBatches { deterministic, what, count });
     }
 }
 
