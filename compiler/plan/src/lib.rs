@@ -6,6 +6,7 @@
 
 mod collective;
 mod cost;
+mod deterministic;
 mod hold;
 mod mesh;
 mod partition;
@@ -16,6 +17,7 @@ mod zero;
 
 pub use collective::{Collective, CollectiveKind, Exchanged, Moment};
 pub use cost::{StateBytes, elements_sent, flops_per_token, recomputed_flops_per_token, state_bytes};
+pub use deterministic::{DeterministicCost, deterministic_cost};
 pub use hold::{Held, Holding};
 pub use mesh::{Axis, AxisId, Mesh};
 pub use partition::{

@@ -1,7 +1,11 @@
 //! The plan's verifier.
 //!
 //! Checks: the batch equation; every parameter has one place in the partition, inside its group, disjoint from all others; every value has a
-//! placement of its number of dims; partial values are gradients alone. Does not check the graph itself (`dspc_graph::verify`).
+//! placement of its number of dims. What is partial is completed before it is used, and what is shared out is gathered before it is read ([`complete`]); a gradient is
+//! that of the loss, scaled by nothing ([`factors`]). Does not check the graph itself (`dspc_graph::verify`).
+
+mod complete;
+mod factors;
 
 use crate::{AxisId, Plan};
 
@@ -25,7 +29,9 @@ pub fn verify(plan: &Plan) -> Result<(), String> {
             ));
         }
     }
-    verify_partition(plan)
+    verify_partition(plan)?;
+    complete::verify(plan)?;
+    factors::verify(plan)
 }
 
 fn verify_partition(plan: &Plan) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dspc_plan::state_bytes;
+use dspc_plan::{CollectiveKind, Exchanged, deterministic_cost, elements_sent, state_bytes};
 use serde_json::json;
 
 use crate::cli::{Format, When};
@@ -63,7 +63,7 @@ fn print_json(lowered: &Lowered) {
     let value = json!({
         "schema_version": 1, "name": program.name, "parameters": program.model.parameters, "batch": batch,
         "tokens_per_step": tokens, "flops_per_step": program.model.flops_per_token * tokens as f64,
-        "recompute": recompute, "memory_bytes_per_rank": memory, "kernels": program.kernels.len(), "steps": t.steps,
+        "recompute": recompute, "communication": communication(lowered), "memory_bytes_per_rank": memory, "kernels": program.kernels.len(), "steps": t.steps,
     });
     println!("{value}");
 }
@@ -113,7 +113,53 @@ fn print_text(lowered: &Lowered) {
     for (name, bytes) in rows.into_iter().chain(masters).chain(driver).chain([("total", memory.total())]) {
         println!("  {name:<18} {:>12}", mebibytes(bytes));
     }
-    println!("communication   none: one rank");
+    print_communication(lowered);
+}
+
+/// What a rank sends, by stage of the step.
+fn print_communication(lowered: &Lowered) {
+    let plan = &lowered.plan;
+    let ranks = plan.mesh.world();
+    if ranks == 1 {
+        println!("communication   none: one rank");
+    } else {
+        let overlap = if plan.zero.overlap { ", beside compute" } else { "" };
+        println!("communication   a rank of {ranks} sends in a step, ZeRO stage {}{overlap}", plan.zero.stage);
+        for (name, kind, of) in EXCHANGES {
+            let these = plan.collectives.iter().filter(|c| c.kind == kind && c.of == of);
+            let sent: u64 = these.map(|c| c.sent(plan)).sum();
+            if sent > 0 {
+                println!("  {name:<26} {:>9} elements", count(sent as f64));
+            }
+        }
+        println!("  {:<26} {:>9} elements", "squares and losses", count(elements_sent(plan).1 as f64));
+    }
+    if let Some(cost) = deterministic_cost(plan) {
+        println!(
+            "deterministic   {} elements a step more, and {} of partial sums",
+            count(cost.elements as f64),
+            mebibytes(cost.bytes)
+        );
+    }
+}
+
+/// What is exchanged, in words.
+const EXCHANGES: [(&str, CollectiveKind, Exchanged); 3] = [
+    ("gradients, reduce-scatter", CollectiveKind::ReduceScatter, Exchanged::Gradients),
+    ("gradients, all-gather", CollectiveKind::AllGather, Exchanged::Gradients),
+    ("parameters, all-gather", CollectiveKind::AllGather, Exchanged::Parameters),
+];
+
+/// The same for programs.
+fn communication(lowered: &Lowered) -> serde_json::Value {
+    let plan = &lowered.plan;
+    let (state, other) = elements_sent(plan);
+    let cost = deterministic_cost(plan);
+    json!({
+        "ranks": plan.mesh.world(), "zero_stage": plan.zero.stage,
+        "elements_sent_per_step": state, "elements_sent_per_step_of_squares_and_losses": other,
+        "deterministic": cost.map(|cost| json!({ "elements_sent_per_step": cost.elements, "bytes": cost.bytes })),
+    })
 }
 
 fn mebibytes(bytes: u64) -> String {

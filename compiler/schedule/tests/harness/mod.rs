@@ -2,6 +2,7 @@
 //!
 //! A world's micro-batch g = i · W + r is the i-th of rank r, so that the same micro-batches have the same ids whatever the number of ranks.
 
+#![allow(dead_code, reason = "each suite uses some of it")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use dspc_graph::{Elaborate, elaborate};
@@ -19,6 +20,8 @@ const VOCAB: u64 = 37;
 
 /// Every layer of a spec.
 pub struct Compiled {
+    /// Spread over the mesh.
+    pub plan: Plan,
     /// Steps.
     pub kernels: Kernels,
     /// Instructions.
@@ -41,7 +44,7 @@ pub fn compile(text: &str, family: Family) -> Compiled {
     let program = schedule(&plan, &kernels, job(&spec));
     let found = dspc_audit::audit(&program);
     assert!(found.is_empty(), "{:#?}\n{}", &found[..found.len().min(6)], dspc_schedule::print(&program));
-    Compiled { kernels, program }
+    Compiled { plan, kernels, program }
 }
 
 fn plan(spec: &Spec, sources: &SourceMap) -> Plan {
