@@ -36,6 +36,7 @@ fn element(formula: &Formula, schedule: &LrSchedule, e: u64) -> f64 {
     match *formula {
         Formula::LearningRate => learning_rate(schedule, e),
         Formula::BiasCorrection { beta } => 1.0 - libm::pow(beta, (e + 1) as f64),
+        Formula::Decay { power } => 1.0 - libm::pow((e + 1) as f64, -power),
         Formula::RopeCos { base, cols } => libm::cos(angle(base, cols, e)),
         Formula::RopeSin { base, cols } => {
             let sin = libm::sin(angle(base, cols, e));
@@ -92,6 +93,7 @@ mod tests {
         let schedule = LrSchedule::Constant { lr: 0.5, warmup: 0 };
         assert_eq!(contents(&Formula::LearningRate, &schedule, 2), [0.5, 0.5]);
         assert_eq!(contents(&Formula::BiasCorrection { beta: 0.5 }, &schedule, 3), [0.5, 0.75, 0.875]);
+        assert_eq!(contents(&Formula::Decay { power: 0.5 }, &schedule, 4), [0.0, 0.292_893_23, 0.422_649_74, 0.5]);
         assert_eq!(contents(&Formula::Constant(2.0), &schedule, 1), [2.0]);
         let cos = contents(&Formula::RopeCos { base: 100.0, cols: 4 }, &schedule, 12);
         let sin = contents(&Formula::RopeSin { base: 100.0, cols: 4 }, &schedule, 12);

@@ -119,7 +119,7 @@ pub fn fill_tables(machine: &mut Machine, program: &Program) {
                 Some(if first { -angle.sin() } else { angle.sin() })
             }
             Formula::Constant(x) => Some(x),
-            Formula::LearningRate | Formula::BiasCorrection { .. } => None,
+            Formula::LearningRate | Formula::BiasCorrection { .. } | Formula::Decay { .. } => None,
         };
         let values: Option<Vec<f64>> = (0..buffer.elements).map(value).collect();
         if let Some(values) = values {

@@ -65,9 +65,13 @@ fn diagnostics(text: &str) -> (Vec<Diagnostic>, SourceMap) {
         let (micro_batch, sequence) =
             (spec.settings.train.micro_batch.value, spec.settings.data.sequence.value);
         let options = dspc_graph::Elaborate { train: true };
-        found.extend(
-            dspc_graph::elaborate(&spec, &sources, micro_batch, sequence, options).err().unwrap_or_default(),
-        );
+        match dspc_graph::elaborate(&spec, &sources, micro_batch, sequence, options) {
+            Ok(graph) => {
+                let optimizer = &spec.settings.optimizer.value;
+                found.extend(dspc_train::optimizer::assign_updates(&graph, optimizer).err().unwrap_or_default());
+            }
+            Err(mistakes) => found.extend(mistakes),
+        }
     }
     (found, sources)
 }

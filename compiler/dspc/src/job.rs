@@ -3,7 +3,7 @@
 use dspc_plan::Plan;
 use dspc_program as program;
 use dspc_schedule::Job;
-use dspc_spec::settings::{Optimizer, Schedule, Settings, Spec, Tokenizer};
+use dspc_spec::settings::{Schedule, Settings, Spec, Tokenizer};
 
 /// Gathers it from a checked spec. `characters` are the training text's, where the tokenizer is `chars`.
 pub fn job(spec: &Spec, plan: &Plan, characters: Option<String>) -> Job {
@@ -65,8 +65,7 @@ fn training(settings: &Settings) -> program::Training {
 
 fn schedule(settings: &Settings) -> program::LrSchedule {
     let steps = settings.train.steps.value;
-    let Optimizer::AdamW { lr, .. } = &settings.optimizer.value;
-    match *lr {
+    match settings.optimizer.value.lr {
         Schedule::Constant { lr, warmup } => program::LrSchedule::Constant { lr, warmup },
         Schedule::Linear { peak, warmup, floor } => {
             program::LrSchedule::Linear { peak, warmup, floor, steps }

@@ -8,7 +8,7 @@ use dspc_plan::{Batch, Graphs, Mesh, Plan};
 use dspc_program::{Family, Program};
 use dspc_source::{Diagnostic, FileId, Severity, SourceMap};
 use dspc_spec::settings::{self, DataFacts, Spec};
-use dspc_train::{Recompute, TrainGraph};
+use dspc_train::{NotTrainable, Recompute, TrainGraph};
 
 use crate::fit::{self, Device};
 use crate::job;
@@ -133,12 +133,15 @@ pub struct Lowered {
 pub fn train(spec: &Spec, sources: &SourceMap, choices: Choices) -> Result<TrainGraph, Vec<Diagnostic>> {
     let graph = graph(spec, sources, Use::Train, choices.micro_batch)?;
     let settings = &spec.settings;
-    let optimizer = settings.optimizer.value.clone();
+    let optimizer = &settings.optimizer.value;
     let precision = settings.precision.value.clone();
     let train = dspc_train::differentiate(graph, optimizer, settings.train.clip.value, precision);
-    let train = train.map_err(|reason| {
-        let help = "give the model a `param` that its loss depends on";
-        vec![Diagnostic::error("E0450", reason.to_string(), spec.model.span, "this model").help(help)]
+    let train = train.map_err(|reason| match reason {
+        NotTrainable::Groups(mistakes) => mistakes,
+        NotTrainable::NoLoss | NotTrainable::NoParameters => {
+            let help = "give the model a `param` that its loss depends on";
+            vec![Diagnostic::error("E0450", reason.to_string(), spec.model.span, "this model").help(help)]
+        }
     })?;
     let stored = dspc_train::store(train);
     verified("train", dspc_graph::verify(&stored.graph).map_err(first_fault));

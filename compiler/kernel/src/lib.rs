@@ -56,7 +56,7 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
     }
     let mut train = vec![];
     if plan.batch.accumulation > 1 && !plan.deterministic {
-        train.extend(state.pieces.iter().flat_map(|piece| {
+        train.extend(state.trained().flat_map(|piece| {
             let zero = |at| Step::Zero(at, "accumulate".into());
             piece.by_turn(vec![zero(piece.at_turn(piece.gradients, piece.holding.gradients, piece.elements))])
         }));
@@ -72,7 +72,11 @@ pub fn kernels_within(plan: &Plan, family: Family, logits_bytes_max: u64) -> Ker
         reverse: false,
         body: micro_batch,
     }));
-    train.extend(update::lower_update(plan, &state, &mut pool));
+    let mut update = update::lower_update(plan, &state, &mut pool);
+    if family == Family::Cuda {
+        own::give_own_products(&mut update, &mut pool);
+    }
+    train.extend(update);
     let refresh = update::lower_refresh(plan, &state, &mut pool);
     Kernels {
         name: plan.name.clone(),

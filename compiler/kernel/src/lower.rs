@@ -9,7 +9,7 @@
 mod block;
 mod logits;
 mod repeat;
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::{HashMap, HashSet};
 

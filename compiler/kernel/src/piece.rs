@@ -1,10 +1,14 @@
 //! Pieces of the training state: what one kind of launch of the update covers.
 //!
-//! On one rank a piece is a whole group, flat. Where ranks share buckets out it is a class of them, with a slot a turn: a bucket, or a rank's shard of one.
+//! On one rank a piece is a whole group, flat. Where ranks share buckets out, or a rule looks at whole tensors, it is a class of them, with a slot a turn: a bucket, or a rank's shard of one.
 
 use dspc_graph::ir::DType;
-use dspc_plan::{ClassId, CollectiveKind as Kind, Exchanged, GRID_ELEMENTS, Held, Holding, Member, Plan};
+use dspc_plan::{
+    ClassId, CollectiveKind as Kind, Exchanged, GRID_ELEMENTS, GroupId, Held, Holding, Member, Plan,
+};
+use dspc_spec::settings::Rule;
 use dspc_train::Storage;
+use dspc_train::optimizer::{Pace, Update};
 
 use crate::pool::Pool;
 use crate::steps::{Loop, Place, ShardedPlace, Step, StorageId, StorageKind, Within};
@@ -13,9 +17,11 @@ use crate::steps::{Loop, Place, ShardedPlace, Step, StorageId, StorageKind, With
 pub(crate) struct Piece {
     /// `decay`, `decay.h`
     pub name: String,
-    /// Weight decay acts on it.
-    pub decay: bool,
-    /// The class, where ranks share it out.
+    /// How it is updated.
+    pub update: Update,
+    /// Its group.
+    pub group: GroupId,
+    /// The class, where ranks share it out or the rule looks at whole tensors.
     pub class: Option<ClassId>,
     /// Buckets: slots of each storage.
     pub turns: u64,
@@ -33,9 +39,10 @@ pub(crate) struct Piece {
     pub parameters: StorageId,
     /// What the optimizer updates, in f32: the parameters themselves where they are f32.
     pub masters: StorageId,
-    /// Complete gradients; a rank's shard of them, or all.
+    /// Complete gradients; a rank's shard of them, or all. Of a frozen piece, which has none, the parameters: nobody asks for them.
     pub gradients: StorageId,
-    pub moments: [StorageId; 2],
+    /// The rule's flat ranges, in its order.
+    pub moments: Vec<StorageId>,
     /// Whole buckets of parameters as ops read them: some turns', where parameters are shared out, else all.
     pub read: StorageId,
     /// Whole buckets of a micro-batch's gradients as ops write them: some turns', where gradients are shared out, else all.
@@ -47,16 +54,23 @@ pub(crate) struct Piece {
 /// The pieces of a plan.
 pub(crate) fn pieces(plan: &Plan, pool: &mut Pool) -> Vec<Piece> {
     let partition = &plan.partition;
-    if partition.shards > 1 {
-        return partition.classes().map(|(id, _)| class_piece(plan, id, pool)).collect();
-    }
+    let classes = |group: GroupId| partition.classes().filter(move |(_, class)| class.group == group);
     let mut first_row = 0;
     let mut all = vec![];
-    for group in &partition.groups {
+    for (i, group) in partition.groups.iter().enumerate() {
+        let id = GroupId(i as u32);
+        if partition.shards > 1 || group.update.by_tensor() {
+            for (class, _) in classes(id) {
+                all.push(class_piece(plan, class, pool));
+            }
+            first_row = all.last().map_or(0, |last: &Piece| last.first_row + last.rows * last.turns);
+            continue;
+        }
         let rows = group.elements / GRID_ELEMENTS;
         let shape = Piece {
             name: group.name.clone(),
-            decay: group.decay,
+            update: group.update.clone(),
+            group: id,
             class: None,
             turns: 1,
             elements: group.elements,
@@ -65,7 +79,7 @@ pub(crate) fn pieces(plan: &Plan, pool: &mut Pool) -> Vec<Piece> {
             first_row,
             ..NOWHERE
         };
-        first_row += rows;
+        first_row += if group.update.frozen { 0 } else { rows };
         all.push(shape.stored(plan, pool));
     }
     all
@@ -75,7 +89,8 @@ fn class_piece(plan: &Plan, id: ClassId, pool: &mut Pool) -> Piece {
     let class = plan.partition.class(id);
     let shape = Piece {
         name: class.name.clone(),
-        decay: plan.partition.groups[class.group.0 as usize].decay,
+        update: plan.partition.update(class).clone(),
+        group: class.group,
         class: Some(id),
         turns: class.turns,
         elements: class.elements,
@@ -88,10 +103,14 @@ fn class_piece(plan: &Plan, id: ClassId, pool: &mut Pool) -> Piece {
     shape.stored(plan, pool)
 }
 
+const NO_RULE: Rule = Rule::Sgd { momentum: 0.0, nesterov: false };
+const NO_PACE: Pace = Pace { lr: 0.0, weight_decay: 0.0 };
+
 /// A piece without storages.
 const NOWHERE: Piece = Piece {
     name: String::new(),
-    decay: false,
+    update: Update { name: String::new(), rule: NO_RULE, pace: NO_PACE, frozen: true },
+    group: GroupId(0),
     class: None,
     turns: 1,
     elements: 0,
@@ -102,7 +121,7 @@ const NOWHERE: Piece = Piece {
     parameters: StorageId(0),
     masters: StorageId(0),
     gradients: StorageId(0),
-    moments: [StorageId(0); 2],
+    moments: vec![],
     read: StorageId(0),
     written: StorageId(0),
     has_gaps: false,
@@ -134,9 +153,14 @@ impl Piece {
             let kind = if optimizer.is_shard() { StorageKind::MasterShards } else { StorageKind::Masters };
             self.masters = self.flat(pool, "masters", DType::F32, kind, optimizer);
         }
-        self.gradients = self.flat(pool, "grads", storage.accumulate, StorageKind::Gradients, gradients);
-        self.moments =
-            ["m", "v"].map(|what| self.flat(pool, what, DType::F32, StorageKind::Moments, optimizer));
+        self.gradients = match self.update.frozen {
+            true => self.parameters,
+            false => self.flat(pool, "grads", storage.accumulate, StorageKind::Gradients, gradients),
+        };
+        let moments = self.update.flat_moments().iter();
+        self.moments = moments
+            .map(|moment| self.flat(pool, moment.short(), DType::F32, StorageKind::Moments, optimizer))
+            .collect();
         let transient = |pool: &mut Pool, what: &str, dtype, slots| {
             pool.storage(
                 &format!("{what}.{}", self.name),
@@ -174,7 +198,12 @@ impl Piece {
 
     /// Whether ranks share it out.
     pub fn is_shared(&self) -> bool {
-        self.class.is_some()
+        self.shard < self.elements
+    }
+
+    /// Whether a parameter lies in it.
+    pub fn has(&self, member: &Member) -> bool {
+        self.class.map_or(self.group == member.group, |class| class == member.class)
     }
 
     /// Whether ops read the masters themselves.
@@ -189,7 +218,7 @@ impl Piece {
 
     /// A parameter's place in one of the storages that is not shared out.
     pub fn within(&self, plan: &Plan, member: &Member, storage: StorageId) -> Within {
-        let start = if self.is_shared() { plan.partition.class(member.class).start } else { 0 };
+        let start = if self.class.is_some() { plan.partition.class(member.class).start } else { 0 };
         Within { storage, offset: member.offset - start, stride: member.stride }
     }
 
@@ -248,7 +277,7 @@ impl Piece {
         Operands {
             masters: at(self.masters, self.masters_held()),
             gradients: at(self.gradients, gradients),
-            moments: self.moments.map(|m| at(m, optimizer)),
+            moments: self.moments.iter().map(|&m| at(m, optimizer)).collect(),
             copy: (!self.is_own_master()).then(|| at(self.parameters, parameters)),
         }
     }
@@ -288,7 +317,7 @@ impl Piece {
 pub(crate) struct Operands {
     pub masters: Place,
     pub gradients: Place,
-    pub moments: [Place; 2],
+    pub moments: Vec<Place>,
     /// Parameters in another type, written beside the masters.
     pub copy: Option<Place>,
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use dspc_graph::ir::{DType, Input, Param, ParamId, Table, TensorType};
 use dspc_plan::{AxisId, GRID_ELEMENTS, Member, Plan};
 use dspc_train::Storage;
+use dspc_train::optimizer::Moment;
 use dspc_train::optimizer::scaler::Scaling;
 
 use crate::piece::{Piece, pieces};
 use crate::pool::Pool;
-use crate::steps::{ParamPlace, StorageId, StorageKind, TableKind};
+use crate::steps::{MomentPlace, ParamPlace, ShardedPlace, StorageId, StorageKind, TableKind};
 
 /// Where the training state lies.
 pub(crate) struct State {
@@ -19,6 +20,8 @@ pub(crate) struct State {
     pub params: Vec<StorageId>,
     /// Each gradient as ops write it, likewise.
     pub gradients: Vec<StorageId>,
+    /// Each parameter's moments that are no parts of flat ranges, and their slots.
+    pub own_moments: OwnMoments,
     /// Where the runtime finds parameters and moments.
     pub places: Vec<ParamPlace>,
     pub tokens: StorageId,
@@ -36,6 +39,13 @@ pub(crate) struct State {
     tables: BTreeMap<String, StorageId>,
 }
 
+/// Storages by parameter, and how many slots each has.
+pub(crate) type OwnMoments = BTreeMap<ParamId, Vec<(Moment, StorageId, u64)>>;
+
+fn dims(param: &Param) -> Vec<u64> {
+    param.ty.dims.iter().map(|d| d.size).collect()
+}
+
 impl State {
     pub fn new(plan: &Plan, pool: &mut Pool) -> Self {
         let storage = Storage::of(&plan.train.precision);
@@ -47,11 +57,10 @@ impl State {
         let suffix = format!(".{}", storage.compute);
         let copies = members.views(pool, &suffix, |_| StorageKind::Parameters, copied);
         let params = copies.iter().zip(&masters).map(|(copy, master)| copy.or(*master)).collect();
-        let gradients = members.views(pool, ".grad", |_| StorageKind::Gradients, |p| Some(p.written));
-        let moments = [0, 1].map(|i| {
-            let whole = |p: &Piece| (!p.holding.optimizer.is_shard()).then_some(p.moments[i]);
-            members.views(pool, [".m", ".v"][i], |_| StorageKind::MomentPart, whole)
-        });
+        let trained = |p: &Piece| (!p.update.frozen).then_some(p.written);
+        let gradients = members.views(pool, ".grad", |_| StorageKind::Gradients, trained);
+        let own_moments = members.own_moments(pool);
+        let moments = members.moments(&own_moments, pool);
         let shared_gradients = pieces.iter().any(|p| p.holding.gradients.is_shard());
         let places = members.places(&masters, &moments);
         let every =
@@ -70,6 +79,7 @@ impl State {
             params: every(params),
             gradients: every(gradients),
             places,
+            own_moments,
             tokens: pool.storage("tokens", DType::I32, ids, slots, StorageKind::Tokens),
             targets: pool.storage("targets", DType::I32, ids, slots, StorageKind::Targets),
             inv_targets: pool.storage("inv_targets", DType::F32, 1, 1, StorageKind::InvTargets),
@@ -81,6 +91,11 @@ impl State {
             tables: BTreeMap::new(),
             pieces,
         }
+    }
+
+    /// Pieces that are not frozen.
+    pub fn trained(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter().filter(|piece| !piece.update.frozen)
     }
 
     pub fn input(&self, input: Input) -> StorageId {
@@ -121,8 +136,8 @@ struct Members<'a> {
 
 impl Members<'_> {
     fn piece(&self, member: &Member) -> &Piece {
-        let at = if self.pieces.iter().any(Piece::is_shared) { member.class.0 } else { member.group.0 };
-        &self.pieces[at as usize]
+        let at = self.pieces.iter().position(|piece| piece.has(member)).unwrap_or_default();
+        &self.pieces[at]
     }
 
     fn all(&self) -> impl Iterator<Item = (ParamId, &Param, &Member, &Piece)> {
@@ -141,22 +156,57 @@ impl Members<'_> {
         let view = |(id, param, member, piece): (ParamId, &Param, &Member, &Piece)| {
             let within = piece.within(self.plan, member, storage(piece)?);
             let kept = pool.storages[within.storage.0 as usize].slots;
-            let slots = if piece.is_shared() { kept.min(member.turns) } else { member.turns };
+            let slots = if piece.class.is_some() { kept.min(member.turns) } else { member.turns };
             Some(pool.part(&format!("{}{suffix}", param.name), param.ty.elements(), slots, kind(id), within))
         };
         self.all().map(view).collect()
     }
 
-    fn places(
-        &self,
-        masters: &[Option<StorageId>],
-        moments: &[Vec<Option<StorageId>>; 2],
-    ) -> Vec<ParamPlace> {
+    /// Moments that have a place of their own, the same on every rank.
+    fn own_moments(&self, pool: &mut Pool) -> OwnMoments {
+        let mut of = |(id, param, member, piece): (ParamId, &Param, &Member, &Piece)| {
+            let (rows, cols) = (param.ty.rows(), param.ty.cols());
+            let mut storage = |moment: &Moment| {
+                let name = format!("{}.{}", param.name, moment.short());
+                let elements = moment.elements(rows, cols);
+                let storage = pool.storage(&name, DType::F32, elements, member.turns, StorageKind::Moments);
+                (*moment, storage, member.turns)
+            };
+            (id, piece.update.own_moments(param.ty.dims.len()).iter().map(&mut storage).collect())
+        };
+        self.all().map(&mut of).collect()
+    }
+
+    /// Each parameter's moments, in its rule's order: views of flat ranges where these are whole.
+    fn moments(&self, own: &OwnMoments, pool: &mut Pool) -> Vec<Vec<MomentPlace>> {
+        let of = |(id, param, member, piece): (ParamId, &Param, &Member, &Piece)| {
+            let flat = piece.update.flat_moments().iter().zip(&piece.moments);
+            let (rows, cols) = (param.ty.rows(), param.ty.cols());
+            let own = own.get(&id).into_iter().flatten().map(|&(moment, storage, _)| {
+                let dims = match moment {
+                    Moment::SecondRows => vec![rows],
+                    Moment::SecondColumns => vec![cols],
+                    Moment::First | Moment::Second | Moment::Momentum => dims(param),
+                };
+                MomentPlace { name: moment.name().into(), dims, at: ShardedPlace { storage, shard: None } }
+            });
+            let flat = flat.map(|(moment, &storage)| {
+                let view = (!piece.holding.optimizer.is_shard()).then(|| {
+                    let name = format!("{}.{}", param.name, moment.short());
+                    let within = piece.within(self.plan, member, storage);
+                    pool.part(&name, param.ty.elements(), member.turns, StorageKind::MomentPart, within)
+                });
+                let at = piece.moment_of(self.plan, member, storage, view);
+                MomentPlace { name: moment.name().into(), dims: dims(param), at }
+            });
+            flat.chain(own).collect()
+        };
+        self.all().map(of).collect()
+    }
+
+    fn places(&self, masters: &[Option<StorageId>], moments: &[Vec<MomentPlace>]) -> Vec<ParamPlace> {
         let place = |(param, _, member, piece): (ParamId, &Param, &Member, &Piece)| {
             let id = param.0 as usize;
-            let moment = |i: usize, name: &str| {
-                (name.to_string(), piece.moment_of(self.plan, member, piece.moments[i], moments[i][id]))
-            };
             let class = self.plan.partition.class(member.class);
             ParamPlace {
                 param,
@@ -164,7 +214,7 @@ impl Members<'_> {
                 grid_row: self.plan.partition.first_row(member.class)
                     + (member.offset - class.start) / GRID_ELEMENTS,
                 grid_rows: class.rows(),
-                moments: vec![moment(0, "m"), moment(1, "v")],
+                moments: moments[id].clone(),
             }
         };
         self.all().map(place).collect()

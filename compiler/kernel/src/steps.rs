@@ -47,8 +47,19 @@ pub struct ParamPlace {
     pub grid_row: u64,
     /// Rows of the grid from one turn to the next.
     pub grid_rows: u64,
-    /// The optimizer's, and their names.
-    pub moments: Vec<(String, ShardedPlace)>,
+    /// The optimizer's.
+    pub moments: Vec<MomentPlace>,
+}
+
+/// Where something lies that the optimizer keeps for a parameter.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MomentPlace {
+    /// What PyTorch calls it: `exp_avg`.
+    pub name: String,
+    /// Of one turn, outermost first.
+    pub dims: Vec<u64>,
+    /// Its storage, a slot a turn.
+    pub at: ShardedPlace,
 }
 
 /// A tensor in a storage of its own shape, or in a rank's shard of a range.
@@ -165,6 +176,8 @@ pub enum TableKind {
     LearningRate,
     /// 1 − βᵗ⁺¹ by applied step.
     BiasCorrection(f64),
+    /// 1 − (t + 1)^−power by applied step.
+    Decay(f64),
     /// One number everywhere.
     Constant(f64),
     /// A table of the graph, with its columns.

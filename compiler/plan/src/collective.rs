@@ -26,6 +26,10 @@ pub enum Exchanged {
     Parameters,
     /// Sums of squares of a class' gradients, one a row of the grid.
     Squares,
+    /// Sums of squares of a class' parameters and directions, one a row of the grid: for rules that measure tensors.
+    Lengths,
+    /// A class' gradients or momentum once more, whole as long as a bucket is updated: for rules that look at whole tensors.
+    Tensors,
     /// Losses of a step.
     Losses,
 }
@@ -119,7 +123,7 @@ pub(crate) fn place_collectives(plan: &mut Plan) {
     let bucket = plan.zero.reduce_bucket;
     let of = |kind| (kind, Exchanged::Gradients);
     let mut all = vec![];
-    for (id, class) in plan.partition.classes() {
+    for (id, class) in plan.partition.classes().filter(|(_, c)| !plan.partition.update(c).frozen) {
         all.push(of_class(plan, id, of(CollectiveKind::ReduceScatter), bucket, moment));
         all.push(of_class(plan, id, of(CollectiveKind::AllGather), bucket, gathered));
         all.push(Collective {

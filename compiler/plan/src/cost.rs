@@ -3,6 +3,7 @@
 use dspc_graph::ir::{Block, Graph, OpNode, Step, TensorType, ValueId};
 
 use dspc_train::Storage;
+use dspc_train::optimizer::{Moment, Update};
 
 use crate::{Class, ClassId, Collective, Exchanged, Held, Holding, Plan};
 
@@ -19,29 +20,44 @@ pub struct StateBytes {
     pub moments: u64,
 }
 
-/// The training state of one rank: 4Ψ + 4Ψ + 8Ψ in single precision, 2Ψ + 4Ψ + 4Ψ + 8Ψ in a 16-bit one; what ranks share out is divided by their number.
+/// The training state of one rank: under AdamW 4Ψ + 4Ψ + 8Ψ in single precision, 2Ψ + 4Ψ + 4Ψ + 8Ψ in a 16-bit one; what ranks share out is divided by their number.
 pub fn state_bytes(plan: &Plan) -> StateBytes {
     let storage = Storage::of(&plan.train.precision);
-    let held = |pick: fn(&Holding) -> Held| -> u64 {
-        let of = |((_, class), holding): ((ClassId, &Class), &Holding)| match pick(holding) {
-            Held::Whole => class.turns * class.elements,
-            Held::Shard(_) => class.turns * plan.partition.shard(class),
+    let held = |pick: fn(&Holding) -> Held, times: &dyn Fn(&Update) -> u64| -> u64 {
+        let of = |((_, class), holding): ((ClassId, &Class), &Holding)| {
+            let bucket = match pick(holding) {
+                Held::Whole => class.elements,
+                Held::Shard(_) => plan.partition.shard(class),
+            };
+            class.turns * bucket * times(plan.partition.update(class))
         };
         plan.partition.classes().zip(&plan.holdings).map(of).sum()
     };
-    let optimizer = held(|h| h.optimizer);
+    let flat = held(|h| h.optimizer, &|update| update.flat_moments().len() as u64);
     StateBytes {
-        parameters: storage.compute.bytes() * held(|h| h.parameters),
-        masters: if storage.has_masters() { 4 * optimizer } else { 0 },
-        gradients: storage.accumulate.bytes() * held(|h| h.gradients),
-        moments: 8 * optimizer,
+        parameters: storage.compute.bytes() * held(|h| h.parameters, &|_| 1),
+        masters: if storage.has_masters() { 4 * held(|h| h.optimizer, &|_| 1) } else { 0 },
+        gradients: storage.accumulate.bytes() * held(|h| h.gradients, &|update| u64::from(!update.frozen)),
+        moments: 4 * (flat + own_moments(plan)),
     }
 }
 
-/// Elements that a rank sends in a step: gradients and parameters, then squares and losses.
+/// Elements of the moments that are no flat ranges like their parameters'.
+fn own_moments(plan: &Plan) -> u64 {
+    let params = plan.train.graph.params.iter().zip(&plan.train.gradients);
+    let of = params.map(|(param, gradient)| {
+        let update = plan.train.update(gradient.update);
+        let (rows, cols) = (param.ty.rows(), param.ty.cols());
+        let elements = |moment: &Moment| moment.elements(rows, cols);
+        param.turns.unwrap_or(1) * update.own_moments(param.ty.dims.len()).iter().map(elements).sum::<u64>()
+    });
+    of.sum()
+}
+
+/// Elements that a rank sends in a step: gradients and parameters, then squares and losses. What a rule needs of whole tensors is among the first.
 pub fn elements_sent(plan: &Plan) -> (u64, u64) {
     let of = |state: bool| {
-        let counts = |c: &&Collective| matches!(c.of, Exchanged::Gradients | Exchanged::Parameters) == state;
+        let counts = |c: &&Collective| matches!(c.of, Exchanged::Gradients | Exchanged::Parameters | Exchanged::Tensors) == state;
         plan.collectives.iter().filter(counts).map(|c| c.sent(plan)).sum()
     };
     (of(true), of(false))

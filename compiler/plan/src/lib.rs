@@ -63,6 +63,14 @@ pub struct Plan {
     pub collectives: Vec<Collective>,
 }
 
+impl Plan {
+    /// Classes that are not frozen.
+    fn trained_classes(&self) -> Vec<ClassId> {
+        let trained = self.partition.classes().filter(|(_, class)| !self.partition.update(class).frozen);
+        trained.map(|(id, _)| id).collect()
+    }
+}
+
 /// `batch = micro_batch × accumulation × data ranks`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Batch {

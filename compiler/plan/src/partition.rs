@@ -1,6 +1,6 @@
 //! Partitioning: parameters, gradients and moments as flat ranges, cut into buckets that ranks share out.
 //!
-//! Reads   the parameters, whether weight decay acts on each, and how many ranks share the batch.
+//! Reads   the parameters, how each is updated, and how many ranks share the batch.
 //! Writes  one flat group per way of updating; in a group classes of buckets: first what is outside repeats, then, turn by turn, each repeat.
 //! Keeps   parameter order inside a bucket; a bucket's inside, whatever the number of ranks: only the padding at its end follows them.
 //! Cost    one walk over the parameters.
@@ -8,6 +8,7 @@
 use dspc_graph::form::Form;
 use dspc_graph::ir::{Def, Graph, Param, ParamId, Step, ValueId};
 use dspc_train::TrainGraph;
+use dspc_train::optimizer::Update;
 
 /// Elements that every parameter's start is a multiple of: 64 bytes of the narrowest storage type.
 pub const ALIGN_ELEMENTS: u64 = 32;
@@ -42,10 +43,10 @@ pub struct Partition {
 /// Parameters that are updated alike.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Group {
-    /// `decay` or `plain`.
+    /// `decay`, `plain`, `group1`: the update's.
     pub name: String,
-    /// Weight decay acts on it.
-    pub decay: bool,
+    /// How they are updated.
+    pub update: Update,
     /// Elements, gaps between parameters included.
     pub elements: u64,
 }
@@ -111,17 +112,16 @@ pub fn partition_state(train: &TrainGraph, cut: Cut) -> Partition {
         params,
         elements: elements(&train.graph),
         cut,
+        align: ALIGN_ELEMENTS,
         classes: vec![],
         members: vec![nowhere; params.len()],
     };
     let mut groups = vec![];
-    for decay in [true, false] {
-        let ids: Vec<ParamId> =
-            train.gradients.iter().filter(|g| g.decay == decay).map(|g| g.param).collect();
-        if ids.is_empty() {
-            continue;
-        }
-        let (group, name) = (GroupId(groups.len() as u32), if decay { "decay" } else { "plain" });
+    for (i, update) in train.updates.iter().enumerate() {
+        let mine = train.gradients.iter().filter(|g| g.update.0 as usize == i);
+        let ids: Vec<ParamId> = mine.map(|g| g.param).collect();
+        let (group, name) = (GroupId(groups.len() as u32), &update.name);
+        layout.align = align(update);
         let mut elements = 0;
         for (repeat, run) in runs(&ids, params) {
             let repeat = repeat.map_or(String::new(), |repeat| format!(".{repeat}"));
@@ -135,7 +135,7 @@ pub fn partition_state(train: &TrainGraph, cut: Cut) -> Partition {
                 );
             }
         }
-        groups.push(Group { name: name.into(), decay, elements });
+        groups.push(Group { name: name.clone(), update: update.clone(), elements });
     }
     Partition { groups, classes: layout.classes, members: layout.members, shards: cut.shards }
 }
@@ -148,6 +148,11 @@ fn elements(graph: &Graph) -> Vec<u64> {
         if vocabulary == Some(ParamId(i as u32)) { padded } else { param.ty.elements() }
     };
     graph.params.iter().enumerate().map(of).collect()
+}
+
+/// A row of the grid has elements of one tensor alone where a rule sums up tensors.
+fn align(update: &Update) -> u64 {
+    if update.by_tensor() { GRID_ELEMENTS } else { ALIGN_ELEMENTS }
 }
 
 /// The parameter whose rows the logits are products with.
@@ -191,6 +196,8 @@ struct Layout<'a> {
     /// By parameter.
     elements: Vec<u64>,
     cut: Cut,
+    /// What every parameter's start in a bucket is a multiple of.
+    align: u64,
     classes: Vec<Class>,
     members: Vec<Member>,
 }
@@ -199,7 +206,7 @@ impl Layout<'_> {
     /// Places a run one parameter behind the other in a class that begins where `class` says; where the class ends. No class for nothing.
     fn place(&mut self, run: &[ParamId], mut class: Class) -> u64 {
         let Some(first) = run.first() else { return class.start };
-        let padded = |id: &ParamId| self.elements[id.0 as usize].next_multiple_of(ALIGN_ELEMENTS);
+        let padded = |id: &ParamId| self.elements[id.0 as usize].next_multiple_of(self.align);
         class.turns = self.params[first.0 as usize].turns.unwrap_or(1);
         class.filled = run.iter().map(padded).sum();
         class.elements = class.filled.next_multiple_of(GRID_ELEMENTS * self.cut.shards);
@@ -213,7 +220,7 @@ impl Layout<'_> {
                 turns: class.turns,
                 stride: class.elements,
             };
-            offset += self.elements[id.0 as usize].next_multiple_of(ALIGN_ELEMENTS);
+            offset += self.elements[id.0 as usize].next_multiple_of(self.align);
         }
         let end = class.start + class.turns * class.elements;
         self.classes.push(class);
@@ -237,13 +244,19 @@ impl Partition {
         &self.classes[id.0 as usize]
     }
 
+    /// How a class is updated.
+    pub fn update(&self, class: &Class) -> &Update {
+        &self.groups[class.group.0 as usize].update
+    }
+
     /// Elements of a rank's shard of a bucket.
     pub fn shard(&self, class: &Class) -> u64 {
         class.elements / self.shards
     }
 
-    /// Rows of the grid before a class' first bucket, paddings left out.
+    /// Rows of the grid of gradients before a class' first bucket, paddings left out. Frozen classes have none.
     pub fn first_row(&self, id: ClassId) -> u64 {
-        self.classes[..id.0 as usize].iter().map(|c| c.turns * c.rows()).sum()
+        let before = self.classes[..id.0 as usize].iter().filter(|c| !self.update(c).frozen);
+        before.map(|c| c.turns * c.rows()).sum()
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use dspc_graph::ir::{Block, Def, Graph, Step, ValueId};
 
 use dspc_train::Storage;
+use dspc_train::optimizer;
 
 use crate::{AxisId, ClassId, CollectiveKind, Exchanged, Moment, Plan, elements_sent, state_bytes};
 
@@ -33,10 +34,18 @@ pub fn print(plan: &Plan) -> String {
     let storage = Storage::of(&plan.train.precision);
     for group in &plan.partition.groups {
         let name = &group.name;
+        if group.update.frozen {
+            continue;
+        }
         let masters = if storage.has_masters() { "masters" } else { "params" };
+        let rule = optimizer::name(&group.update.rule);
+        let mut moments = String::new();
+        for moment in group.update.moments(2) {
+            let _ = write!(moments, ", {}.{name}", moment.short());
+        }
         let _ = writeln!(
             out,
-            "  {masters}.{name} = adamw {masters}.{name}, grads.{name}, m.{name}, v.{name}   f32 flat({})",
+            "  {masters}.{name} = {rule} {masters}.{name}, grads.{name}{moments}   f32 flat({})",
             group.elements
         );
         if storage.has_masters() {
@@ -73,6 +82,8 @@ fn print_collectives(plan: &Plan, out: &mut String) {
             Exchanged::Gradients => "grads",
             Exchanged::Parameters => "params",
             Exchanged::Squares => "squares",
+            Exchanged::Lengths => "lengths",
+            Exchanged::Tensors => "tensors",
             Exchanged::Losses => "losses",
         };
         let class = c.class.map_or(String::new(), |id| format!(".{}", plan.partition.class(id).name));

@@ -423,6 +423,11 @@ pub enum Formula {
         /// β
         beta: f64,
     },
+    /// Element t: 1 − (t + 1)^−power.
+    Decay {
+        /// The power.
+        power: f64,
+    },
     /// `[rows, cols]`: cos(r · base^(−2i/cols)), i = column modulo cols/2.
     RopeCos {
         /// θ

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use dspc_graph::ir::{DType, Init, Table as GraphTable};
 use dspc_kernel::describe::{Kernel, Split};
 use dspc_kernel::steps::{
-    Collective, CollectiveKind, Fused, Kernels, Launch, Matrix, NamedKernel, Own, Part, Place, ShardedPlace,
-    Step, Storage, StorageId, StorageKind, TableKind,
+    Collective, CollectiveKind, Fused, Kernels, Launch, Matrix, MomentPlace, NamedKernel, Own, Part, Place,
+    ShardedPlace, Step, Storage, StorageId, StorageKind, TableKind,
 };
 use dspc_plan::{AxisId, Plan};
 use dspc_program as program;
@@ -246,9 +246,9 @@ fn params(plan: &Plan, kernels: &Kernels) -> Vec<program::Param> {
         let param = plan.train.graph.param(place.param);
         let dims: Vec<u64> = param.ty.dims.iter().map(|d| d.size).collect();
         for slot in 0..param.turns.unwrap_or(1) {
-            let moment = |(name, at): &(String, ShardedPlace)| {
-                let (buffer, shard) = shared(at);
-                program::Moment { name: name.clone(), dims: dims.clone(), buffer, slot, shard }
+            let moment = |moment: &MomentPlace| {
+                let (buffer, shard) = shared(&moment.at);
+                program::Moment { name: moment.name.clone(), dims: moment.dims.clone(), buffer, slot, shard }
             };
             let (buffer, shard) = shared(&place.at);
             all.push(program::Param {
@@ -295,6 +295,7 @@ fn tables(kernels: &Kernels) -> Vec<program::Table> {
             TableKind::LearningRate => Formula::LearningRate,
             TableKind::Constant(x) => Formula::Constant(*x),
             TableKind::BiasCorrection(beta) => Formula::BiasCorrection { beta: *beta },
+            TableKind::Decay(power) => Formula::Decay { power: *power },
             TableKind::Graph(GraphTable::RopeCos { base }, cols) => {
                 Formula::RopeCos { base: *base, cols: *cols }
             }

@@ -68,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::fixture::check;
-    use crate::settings::{DataFacts, Optimizer, Origin, Schedule};
+    use crate::settings::{Adam, DataFacts, Origin, ParamGroup, Rule, Schedule};
 
     const EXAMPLE: &str = include_str!("../../../examples/shakespeare.dsp");
 
@@ -81,9 +81,10 @@ mod tests {
         assert_eq!(spec.settings.train.micro_batch.value, 12);
         assert_eq!(spec.settings.train.micro_batch.origin, Origin::Derived);
         assert_eq!(spec.settings.data.holdout.value, 0.1);
-        let Optimizer::AdamW { lr, betas, .. } = &spec.settings.optimizer.value;
-        assert_eq!(*lr, Schedule::Cosine { peak: 1e-3, warmup: 100, floor: 1e-4 });
-        assert_eq!(*betas, (0.9, 0.99));
+        let optimizer = &spec.settings.optimizer.value;
+        assert_eq!(optimizer.lr, Schedule::Cosine { peak: 1e-3, warmup: 100, floor: 1e-4 });
+        assert_eq!(optimizer.rule, Rule::AdamW(Adam { betas: (0.9, 0.99), eps: 1e-8 }));
+        assert_eq!(optimizer.groups, []);
         let names: Vec<_> =
             spec.definitions.iter().map(|d| format!("{}::{}", d.module, d.name.value)).collect();
         assert_eq!(
@@ -96,6 +97,69 @@ mod tests {
                 "std::nn::linear"
             ]
         );
+    }
+
+    #[test]
+    fn groups_are_read_in_their_order() {
+        let groups = "groups: [group(\"*.bias\", weight_decay: 0), group(dims: 1, lr: 0.5), group(\"w*\", freeze: true)]";
+        let job = JOB.replace("adamw(lr: 1e-3)", &format!("lion(lr: 1e-4, {groups})"));
+        let (spec, found) = check(&format!("{job}{MODEL}"));
+        assert_eq!(found, vec![]);
+        let optimizer = spec.unwrap().settings.optimizer.value;
+        assert_eq!(optimizer.rule, Rule::Lion { betas: (0.9, 0.99) });
+        let said = |g: &ParamGroup| (g.names.value.clone(), g.dims, g.lr, g.weight_decay, g.freeze);
+        let said: Vec<_> = optimizer.groups.iter().map(said).collect();
+        assert_eq!(
+            said,
+            [
+                ("*.bias".into(), None, 1.0, Some(0.0), false),
+                ("*".into(), Some(1), 0.5, None, false),
+                ("w*".into(), None, 1.0, None, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn every_optimizer_is_printed_as_it_is_read() {
+        for (rule, rest) in [
+            ("sgd", "momentum: 0.9, nesterov: true, weight_decay: 0.1"),
+            ("lion", "betas: (0.9, 0.98), weight_decay: 0.1"),
+            ("adam", "betas: (0.9, 0.95), eps: 1e-7, weight_decay: 0"),
+            ("lamb", "betas: (0.9, 0.95), eps: 1e-6, min_ratio: 0.1, max_ratio: 5, weight_decay: 0.1"),
+            (
+                "adafactor",
+                "decay_power: 0.7, eps: 1e-20, clip: 2, scale_parameter: true, eps_parameter: 1e-2, weight_decay: 0",
+            ),
+            (
+                "muon",
+                "momentum: 0.9, nesterov: false, steps: 6, scale: match_adamw, adam_lr: 1e-3, betas: (0.8, 0.9), eps: 1e-9, weight_decay: 0.1",
+            ),
+        ] {
+            let groups = "groups: [group(\"a*\", dims: 1, lr: 2, weight_decay: 0.5, freeze: false)]";
+            let text = format!("{rule}(lr: constant(1e-3, warmup: 0), {rest}, {groups})");
+            let (spec, found) = check(&format!("{}{MODEL}", JOB.replace("adamw(lr: 1e-3)", &text)));
+            assert_eq!(found, vec![]);
+            let number = |text: &str| text.replace("1e-2", "0.01").replace("1e-1", "0.1");
+            let printed = crate::print(&spec.unwrap());
+            let line = printed.lines().find(|line| line.starts_with("optimizer")).unwrap();
+            assert_eq!(number(line), number(&format!("optimizer = {text}")));
+        }
+    }
+
+    #[test]
+    fn constants_of_an_optimizer_must_agree() {
+        for (optimizer, code) in [
+            ("sgd(lr: 1, nesterov: true)", "E0307"),
+            ("sgd(lr: 1, momentum: 0, nesterov: true)", "E0307"),
+            ("lamb(lr: 1e-3, min_ratio: 20)", "E0308"),
+            ("adamw(lr: 1e-3, groups: group(\"*\"))", "E0203"),
+            ("adamw(lr: 1e-3, groups: [grup(\"*\")])", "E0120"),
+            ("adamw(lr: 1e-3, groups: [\"*\"])", "E0203"),
+            ("lion(lr: 1e-3, eps: 1e-8)", "E0105"),
+        ] {
+            let (_, found) = check(&format!("{}{MODEL}", JOB.replace("adamw(lr: 1e-3)", optimizer)));
+            assert_eq!(found.iter().map(|d| d.code).collect::<Vec<_>>(), [code], "{optimizer}");
+        }
     }
 
     #[test]

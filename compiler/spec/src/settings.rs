@@ -1,5 +1,9 @@
 //! The settings, resolved. Their names, units, defaults and words are defined once, in `keys`.
 
+mod optimizer;
+
+pub use optimizer::*;
+
 use dspc_source::{Span, Spanned};
 
 use crate::body::{Definition, ModelCall};
@@ -105,63 +109,6 @@ pub enum Tokenizer {
     Bytes,
     /// GPT-2's byte-pair encoding.
     Gpt2,
-}
-
-/// `optimizer = …`
-#[derive(Clone, PartialEq, Debug)]
-pub enum Optimizer {
-    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019). Decay acts on tensors of two or more dims.
-    AdamW {
-        /// Learning rate by step.
-        lr: Schedule,
-        /// Decay of the first and second moment.
-        betas: (f64, f64),
-        /// Added to the root of the second moment.
-        eps: f64,
-        /// Decoupled decay.
-        weight_decay: f64,
-    },
-}
-
-/// Learning rate by applied step.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Schedule {
-    /// `3e-4`, `constant(3e-4, warmup: 100)`
-    Constant {
-        /// The rate.
-        lr: f64,
-        /// Steps of linear warm-up.
-        warmup: u64,
-    },
-    /// `warmup_linear(peak:, warmup:, floor:)`
-    Linear {
-        /// Highest.
-        peak: f64,
-        /// Steps of linear warm-up.
-        warmup: u64,
-        /// At the last step.
-        floor: f64,
-    },
-    /// `warmup_cosine(peak:, warmup:, floor:)`
-    Cosine {
-        /// Highest.
-        peak: f64,
-        /// Steps of linear warm-up.
-        warmup: u64,
-        /// At the last step.
-        floor: f64,
-    },
-    /// `warmup_stable_decay(peak:, warmup:, decay:, floor:)`
-    WarmupStableDecay {
-        /// Highest.
-        peak: f64,
-        /// Steps of linear warm-up.
-        warmup: u64,
-        /// Steps of decay at the end.
-        decay: u64,
-        /// At the last step.
-        floor: f64,
-    },
 }
 
 /// `precision = …`

@@ -12,18 +12,22 @@ mod builder;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dspc_graph::ir::{Def, Graph, Input, OpNode, Step, ValueId};
+use dspc_source::Diagnostic;
 use dspc_spec::settings::{Optimizer, Precision};
 
+use crate::optimizer::{Update, UpdateId, assign_updates};
 use crate::{ParamGradient, Recompute, TrainGraph};
 use backward::Backward;
 
 /// Why a graph has no gradient.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum NotTrainable {
     /// It has no loss.
     NoLoss,
     /// Its loss depends on no parameter.
     NoParameters,
+    /// The optimizer's groups do not fit its parameters.
+    Groups(Vec<Diagnostic>),
 }
 
 impl std::fmt::Display for NotTrainable {
@@ -31,6 +35,7 @@ impl std::fmt::Display for NotTrainable {
         f.write_str(match self {
             NotTrainable::NoLoss => "the model has no loss",
             NotTrainable::NoParameters => "the loss depends on no parameter",
+            NotTrainable::Groups(_) => "the optimizer's groups do not fit the parameters",
         })
     }
 }
@@ -40,10 +45,10 @@ impl std::error::Error for NotTrainable {}
 /// Appends the backward pass of `graph.loss`.
 ///
 /// # Errors
-/// If there is nothing to differentiate.
+/// If there is nothing to differentiate, or the optimizer's groups do not fit.
 pub fn differentiate(
     graph: Graph,
-    optimizer: Optimizer,
+    optimizer: &Optimizer,
     clip: Option<f64>,
     precision: Precision,
 ) -> Result<TrainGraph, NotTrainable> {
@@ -52,6 +57,7 @@ pub fn differentiate(
     if !wanted.contains(&loss) {
         return Err(NotTrainable::NoParameters);
     }
+    let (updates, of_param) = assign_updates(&graph, optimizer).map_err(NotTrainable::Groups)?;
     let backward_start = graph.body.steps.len();
     let forward = graph.body.steps.clone();
     let mut backward = Backward::new(graph, wanted);
@@ -63,7 +69,7 @@ pub fn differentiate(
     backward.steps(&forward);
     let (mut graph, steps, contributions, primals) = backward.finish();
     graph.body.steps.extend(steps);
-    let gradients = gather(&graph, &contributions);
+    let gradients = gather(&graph, &contributions, &updates, &of_param);
     let roots: Vec<ValueId> = gradients.iter().flat_map(|g| g.contributions.iter().copied()).collect();
     dspc_graph::prune(&mut graph, &roots, backward_start);
     Ok(TrainGraph {
@@ -71,7 +77,7 @@ pub fn differentiate(
         backward_start,
         gradients,
         primals,
-        optimizer,
+        updates,
         clip,
         precision,
         recompute: Recompute::None,
@@ -79,18 +85,28 @@ pub fn differentiate(
     })
 }
 
-/// Gradients by parameter, in the parameters' order.
-fn gather(graph: &Graph, contributions: &BTreeMap<ValueId, Vec<ValueId>>) -> Vec<ParamGradient> {
-    let mut gradients: Vec<ParamGradient> = (0..graph.params.len())
-        .map(|i| ParamGradient {
+/// Gradients by parameter, in the parameters' order. A frozen one has no terms: what only they need is pruned.
+fn gather(
+    graph: &Graph,
+    contributions: &BTreeMap<ValueId, Vec<ValueId>>,
+    updates: &[Update],
+    of_param: &[UpdateId],
+) -> Vec<ParamGradient> {
+    let mut gradients: Vec<ParamGradient> = of_param
+        .iter()
+        .enumerate()
+        .map(|(i, &update)| ParamGradient {
             param: dspc_graph::ir::ParamId(i as u32),
             contributions: vec![],
-            decay: graph.params[i].ty.dims.len() >= 2,
+            update,
         })
         .collect();
     for (value, terms) in contributions {
         if let Def::Param(param) = graph.value(*value).def {
-            gradients[param.0 as usize].contributions.extend(terms);
+            let gradient = &mut gradients[param.0 as usize];
+            if !updates[gradient.update.0 as usize].frozen {
+                gradient.contributions.extend(terms);
+            }
         }
     }
     gradients
@@ -222,7 +238,7 @@ mod tests {
         );
         let wte = train.graph.params.iter().position(|p| p.name == "wte").unwrap();
         assert_eq!(train.gradients[wte].contributions.len(), 2);
-        assert!(train.gradients[wte].decay);
+        assert_eq!(train.update(train.gradients[wte].update).name, "decay");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use dspc_graph::form::Form;
 use dspc_graph::interpret::{Inputs, Tensor, interpret};
 use dspc_graph::ir::{Graph, OpNode, Param, Step, ValueId};
 use dspc_graph::{Elaborate, elaborate, evaluate_row_fn, ops, verify};
-use dspc_source::{Colour, SourceMap, render_text};
-use dspc_spec::settings::{DataFacts, Precision};
+use dspc_source::{Colour, FileId, SourceMap, Span, render_text};
+use dspc_spec::settings::{Adam, DataFacts, Optimizer, Precision, Rule, Schedule};
 
 use crate::{TrainGraph, differentiate};
 
@@ -45,12 +45,22 @@ pub(crate) fn train(text: &str) -> TrainGraph {
 
 /// The verified training graph of a text, before it is stored.
 pub(crate) fn train_in(text: &str, precision: Precision) -> TrainGraph {
-    let optimizer = dspc_spec::settings::Optimizer::AdamW {
-        lr: dspc_spec::settings::Schedule::Constant { lr: 1e-3, warmup: 0 },
-        betas: (0.9, 0.95),
-        eps: 1e-8,
+    train_with(text, &adamw(), precision)
+}
+
+/// AdamW without groups.
+pub(crate) fn adamw() -> Optimizer {
+    Optimizer {
+        rule: Rule::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 }),
+        lr: Schedule::Constant { lr: 1e-3, warmup: 0 },
         weight_decay: 0.1,
-    };
+        groups: vec![],
+        span: Span::new(FileId(0), 0, 0),
+    }
+}
+
+/// The same with an optimizer.
+pub(crate) fn train_with(text: &str, optimizer: &Optimizer, precision: Precision) -> TrainGraph {
     let train = differentiate(forward(text), optimizer, Some(1.0), precision).unwrap();
     verify(&train.graph).unwrap();
     train

@@ -20,7 +20,9 @@ pub use recompute::{Recompute, products_of_turns, recompute};
 use std::collections::{BTreeMap, BTreeSet};
 
 use dspc_graph::ir::{Graph, ParamId, ValueId};
-use dspc_spec::settings::{Optimizer, Precision};
+use dspc_spec::settings::Precision;
+
+use crate::optimizer::{Update, UpdateId};
 
 /// A graph with its gradient.
 #[derive(Clone, Debug)]
@@ -33,8 +35,8 @@ pub struct TrainGraph {
     pub gradients: Vec<ParamGradient>,
     /// Which value each gradient is of; the first, where one gradient is that of several.
     pub primals: BTreeMap<ValueId, ValueId>,
-    /// How weights change.
-    pub optimizer: Optimizer,
+    /// The ways in which weights change.
+    pub updates: Vec<Update>,
     /// Global-norm limit.
     pub clip: Option<f64>,
     /// How numbers are stored and multiplied.
@@ -51,8 +53,15 @@ pub struct ParamGradient {
     /// Whose.
     pub param: ParamId,
     /// Their sum is the gradient: several where a parameter is used in several places. For a parameter of a repeat they are
-    /// values of the body of the backward repeat; none if the loss does not depend on it.
+    /// values of the body of the backward repeat; none if the loss does not depend on it, or if it is frozen.
     pub contributions: Vec<ValueId>,
-    /// Weight decay acts on it: it has two dims or more.
-    pub decay: bool,
+    /// How it changes.
+    pub update: UpdateId,
+}
+
+impl TrainGraph {
+    /// How a parameter changes.
+    pub fn update(&self, id: UpdateId) -> &Update {
+        &self.updates[id.0 as usize]
+    }
 }

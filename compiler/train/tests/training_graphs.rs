@@ -31,8 +31,8 @@ fn printed(text: &str) -> String {
     let graph = elaborate(&spec, &sources, 4, 32, Elaborate { train: true })
         .unwrap_or_else(|found| panic!("{}", render_text(&found, &sources, Colour::Plain)));
     let (optimizer, clip) = (spec.settings.optimizer.value, spec.settings.train.clip.value);
-    let train =
-        differentiate(graph, optimizer, clip, spec.settings.precision.value).expect("a loss with parameters");
+    let train = differentiate(graph, &optimizer, clip, spec.settings.precision.value)
+        .expect("a loss with parameters");
     verify(&train.graph).expect("a right graph");
     print(&train)
 }

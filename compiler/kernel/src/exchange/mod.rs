@@ -32,7 +32,7 @@ fn bucket(at: Place, turns: u64, after: u64) -> Place {
 }
 
 /// A collective of the buckets at hand; those of all turns where they travel together.
-fn collective(kind: CollectiveKind, parts: Vec<Part>, origin: &str) -> Step {
+pub(crate) fn collective(kind: CollectiveKind, parts: Vec<Part>, origin: &str) -> Step {
     Step::Collective(Collective { kind, parts, origin: origin.into() })
 }
 

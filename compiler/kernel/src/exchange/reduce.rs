@@ -20,7 +20,7 @@ use crate::steps::{CollectiveKind, KernelIndex, Part, Place, Step, StorageId, St
 pub(crate) fn reduce_gradients(plan: &Plan, state: &State, steps: Vec<Step>, pool: &mut Pool) -> Vec<Step> {
     let mut woven = Woven { steps, added: vec![] };
     let mut end = vec![];
-    for piece in &state.pieces {
+    for piece in state.trained() {
         let Some((first, last)) = uses(&woven.steps, piece.written, pool) else { continue };
         if piece.is_shared() {
             let exchange = Exchange::of(plan, piece, pool);

@@ -18,10 +18,10 @@ use crate::update::{NORM_COLS, launch};
 
 /// The steps that make them, the storage that holds them, and how many there are. Losses travel with them.
 pub(crate) fn squares(plan: &Plan, state: &State, pool: &mut Pool) -> (Vec<Step>, StorageId, u64) {
-    let rows: u64 = state.pieces.iter().map(|p| p.rows * p.turns).sum();
+    let rows: u64 = state.trained().map(|p| p.rows * p.turns).sum();
     let squares = pool.storage("squares", DType::F32, rows, 1, StorageKind::Activation);
     let (mut steps, mut parts, mut copies) = (vec![], vec![], vec![]);
-    for piece in &state.pieces {
+    for piece in state.trained() {
         let to = Place { offset: piece.first_row, ..Place::start(squares) };
         if piece.is_shared() {
             let gathered = gathered(piece, to, pool);
@@ -29,7 +29,7 @@ pub(crate) fn squares(plan: &Plan, state: &State, pool: &mut Pool) -> (Vec<Step>
             parts.extend(gathered.parts);
             copies.extend(gathered.copy);
         } else {
-            let function = norm::sum_of_squares(piece.rows, NORM_COLS);
+            let function = norm::sum_of_squares(piece.rows * piece.turns, NORM_COLS);
             steps.push(launch(pool, "sum_of_squares", function, vec![Place::start(piece.gradients), to]));
         }
     }

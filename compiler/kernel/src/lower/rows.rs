@@ -28,7 +28,7 @@ const GPU_CHUNK_ROWS_MIN: u64 = 16;
 const GPU_CHUNKS_MAX: u64 = 132;
 
 /// Rows that one partial column sum covers: fixed by the shape, so that the sum's order is.
-fn chunk_rows(rows: u64, family: Family) -> u64 {
+pub(crate) fn chunk_rows(rows: u64, family: Family) -> u64 {
     match family {
         Family::Cpu => rows.div_ceil(CHUNKS_MAX).next_multiple_of(CHUNK_ROWS_MIN),
         Family::Cuda => rows.div_ceil(GPU_CHUNKS_MAX).max(GPU_CHUNK_ROWS_MIN),

@@ -9,14 +9,14 @@ use crate::{AxisId, CollectiveKind, Exchanged, Held, Moment, Plan};
 
 /// Partitions gradients over the data axis.
 pub(super) fn partition_gradients(plan: &mut Plan) {
-    for holding in &mut plan.holdings {
-        holding.gradients = Held::Shard(AxisId::Data);
+    let trained = plan.trained_classes();
+    for id in &trained {
+        plan.holdings[id.0 as usize].gradients = Held::Shard(AxisId::Data);
     }
     let what = (CollectiveKind::ReduceScatter, Exchanged::Gradients);
-    let reduced: Vec<_> = plan
-        .partition
-        .classes()
-        .map(|(id, _)| of_class(plan, id, what, plan.zero.reduce_bucket, Moment::Backward))
+    let reduced: Vec<_> = trained
+        .into_iter()
+        .map(|id| of_class(plan, id, what, plan.zero.reduce_bucket, Moment::Backward))
         .collect();
     plan.collectives.retain(|c| (c.kind, c.of) != what);
     plan.collectives.splice(0..0, reduced);

@@ -11,7 +11,7 @@ use crate::{AxisId, ClassId, CollectiveKind, Exchanged, Held, Moment, Plan};
 /// Partitions the parameters of large classes over the data axis.
 pub(super) fn partition_parameters(plan: &mut Plan) {
     let large: Vec<ClassId> =
-        plan.partition.classes().filter(|(_, class)| !class.small).map(|(id, _)| id).collect();
+        plan.trained_classes().into_iter().filter(|id| !plan.partition.class(*id).small).collect();
     let what = (CollectiveKind::AllGather, Exchanged::Parameters);
     plan.collectives.retain(|c| (c.kind, c.of) != what || c.class.is_none_or(|id| !large.contains(&id)));
     for id in large {

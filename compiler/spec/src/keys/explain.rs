@@ -1,6 +1,6 @@
 //! `dspc explain KEY` and `dspc explain CODE`.
 
-use super::{BLOCKS, Fallback, Function, KEYS, Key, Type};
+use super::{BLOCKS, Fallback, Function, KEYS, Key, Plain, Type};
 
 include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
@@ -117,6 +117,9 @@ fn push_foreign(text: &mut String, deepspeed: &str, hf: &str) {
 /// A type in words: plain value or functions.
 pub(super) fn type_of(ty: &Type) -> String {
     let mut ways: Vec<String> = ty.plain.iter().map(|plain| plain.describe()).collect();
+    if let (Some(Plain::Calls), [function]) = (ty.plain, ty.functions) {
+        return format!("list of `{}(…)`", function.name);
+    }
     ways.extend(
         ty.functions
             .iter()
@@ -137,7 +140,7 @@ pub(super) fn default_of(fallback: Fallback) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::{Argument, Plain};
+    use crate::keys::Argument;
 
     #[test]
     fn a_key_says_its_type_default_and_names_elsewhere() {
@@ -200,6 +203,8 @@ mod tests {
             (Some(Plain::Text), _) => "\"x\"".into(),
             (Some(Plain::Texts), _) => "[\"x\"]".into(),
             (Some(Plain::Shares), _) => "(0.9, 0.95)".into(),
+            (Some(Plain::Calls), Some(function)) => format!("[{}]", call(function, None)),
+            (Some(Plain::Calls), None) => "[]".into(),
             (Some(Plain::Model), _) => "gpt2::tiny()".into(),
             (None, Some(function)) => call(function, None),
             (None, None) => String::new(),
@@ -223,9 +228,13 @@ mod tests {
                 let inner = function
                     .args
                     .iter()
-                    .flat_map(|arg| arg.ty.functions.iter().map(|inner| (arg.name, *inner)));
+                    .flat_map(|arg| arg.ty.functions.iter().map(move |inner| (arg, *inner)));
+                let value = |arg: &Argument, inner| match arg.ty.plain {
+                    Some(Plain::Calls) => format!("[{}]", call(inner, None)),
+                    _ => call(inner, None),
+                };
                 let mut calls: Vec<_> =
-                    inner.map(|(name, inner)| call(function, Some((name, call(inner, None))))).collect();
+                    inner.map(|(arg, inner)| call(function, Some((arg.name, value(arg, inner))))).collect();
                 calls.push(call(function, None));
                 for text in calls {
                     assert_eq!(crate::fixture::read_alone(key.path, &text), vec![], "{}: {text}", key.path);

@@ -2,15 +2,15 @@
 
 use super::{Argument, Bound, Fallback, Function, Plain, Type};
 
-const fn plain(plain: Plain) -> Type {
+pub(super) const fn plain(plain: Plain) -> Type {
     Type { plain: Some(plain), functions: &[] }
 }
 
-const fn whole(least: u64, of: &'static str) -> Type {
+pub(super) const fn whole(least: u64, of: &'static str) -> Type {
     plain(Plain::Whole { least, most: 1_000_000_000, of })
 }
 
-const fn real(above: Bound, below: Bound) -> Type {
+pub(super) const fn real(above: Bound, below: Bound) -> Type {
     plain(Plain::Real { above, below })
 }
 
@@ -18,15 +18,15 @@ const fn rate(above: Bound) -> Type {
     real(above, Bound::Closed(10.0))
 }
 
-const fn word(name: &'static str, doc: &'static str) -> Function {
+pub(super) const fn word(name: &'static str, doc: &'static str) -> Function {
     Function { name, doc, positional: 0, args: &[] }
 }
 
-const fn arg(name: &'static str, ty: Type, fallback: Fallback, doc: &'static str) -> Argument {
+pub(super) const fn arg(name: &'static str, ty: Type, fallback: Fallback, doc: &'static str) -> Argument {
     Argument { name, ty, fallback, doc, deepspeed: "", hf: "" }
 }
 
-const fn known_as(deepspeed: &'static str, hf: &'static str, arg: Argument) -> Argument {
+pub(super) const fn known_as(deepspeed: &'static str, hf: &'static str, arg: Argument) -> Argument {
     Argument { deepspeed, hf, ..arg }
 }
 
@@ -42,57 +42,6 @@ pub(super) const HF: Function = Function {
         Fallback::Required,
         "The directory, relative to the spec's folder.",
     )],
-};
-
-pub(super) const ADAMW: Function = Function {
-    name: "adamw",
-    doc: "Adam with decoupled weight decay (Loshchilov, Hutter 2019). Decay acts on tensors of two or more dims.",
-    positional: 0,
-    args: &[
-        known_as(
-            "optimizer.params.lr",
-            "learning_rate",
-            arg(
-                "lr",
-                Type {
-                    plain: Some(Plain::Real { above: Bound::Open(0.0), below: Bound::Closed(10.0) }),
-                    functions: &[&CONSTANT, &WARMUP_LINEAR, &WARMUP_COSINE, &WARMUP_STABLE_DECAY],
-                },
-                Fallback::Required,
-                "Learning rate: a number, or a schedule over the steps.",
-            ),
-        ),
-        known_as(
-            "optimizer.params.betas",
-            "adam_beta1, adam_beta2",
-            arg(
-                "betas",
-                plain(Plain::Shares),
-                Fallback::Text("(0.9, 0.999)"),
-                "Decay of the first and the second moment.",
-            ),
-        ),
-        known_as(
-            "optimizer.params.eps",
-            "adam_epsilon",
-            arg(
-                "eps",
-                real(Bound::Open(0.0), Bound::Closed(1.0)),
-                Fallback::Text("1e-8"),
-                "Added to the root of the second moment.",
-            ),
-        ),
-        known_as(
-            "optimizer.params.weight_decay",
-            "weight_decay",
-            arg(
-                "weight_decay",
-                real(Bound::Closed(0.0), Bound::Closed(10.0)),
-                Fallback::Text("0"),
-                "Share of a weight that a step of learning rate 1 would take away.",
-            ),
-        ),
-    ],
 };
 
 const PEAK: Argument = known_as(

@@ -5,6 +5,7 @@
 
 mod explain;
 mod functions;
+mod optimizers;
 mod reference;
 mod table;
 
@@ -81,6 +82,8 @@ pub(crate) enum Plain {
     Texts,
     /// Two numbers from 0 up to but not including 1, in parentheses.
     Shares,
+    /// Calls of the type's functions, in brackets.
+    Calls,
     /// A model's call.
     Model,
 }
@@ -175,7 +178,8 @@ impl Type {
     /// What is expected, for a message: "a whole number, or `auto`".
     pub fn expected(&self) -> String {
         let mut ways: Vec<String> = self.plain.iter().map(Plain::expected).collect();
-        ways.extend(self.functions.iter().map(|f| match f.args {
+        let functions = if self.plain == Some(Plain::Calls) { &[] } else { self.functions };
+        ways.extend(functions.iter().map(|f| match f.args {
             [] => format!("`{}`", f.name),
             _ => format!("`{}(…)`", f.name),
         }));
@@ -199,6 +203,7 @@ impl Plain {
             Plain::Text => "a text in quotes".into(),
             Plain::Texts => "texts in brackets such as `[\"data/*.txt\"]`".into(),
             Plain::Shares => "two numbers such as `(0.9, 0.95)`".into(),
+            Plain::Calls => "groups in brackets such as `[group(\"*.bias\", weight_decay: 0)]`".into(),
             Plain::Model => "a model such as `gpt2::small()`".into(),
         }
     }
@@ -221,6 +226,7 @@ impl Plain {
             Plain::Text => "text".into(),
             Plain::Texts => "list of texts".into(),
             Plain::Shares => "two numbers, each from 0 to below 1".into(),
+            Plain::Calls => "list of calls".into(),
             Plain::Model => "a model's call".into(),
         }
     }

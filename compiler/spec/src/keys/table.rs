@@ -1,6 +1,7 @@
 //! The settings.
 
 use super::functions::*;
+use super::optimizers::*;
 use super::{Bound, Fallback, Key, Plain, Type};
 
 /// The blocks and what each is for.
@@ -9,10 +10,6 @@ pub(crate) const BLOCKS: &[(&str, &str)] =
 
 const fn count(of: &'static str, most: u64) -> Type {
     Type { plain: Some(Plain::Whole { least: 1, most, of }), functions: &[] }
-}
-
-const fn plain(plain: Plain) -> Type {
-    Type { plain: Some(plain), functions: &[] }
 }
 
 const fn either(functions: &'static [&'static Function]) -> Type {
@@ -97,7 +94,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         path: "optimizer",
-        ty: either(&[&ADAMW]),
+        ty: either(&[&ADAMW, &ADAM, &SGD, &LION, &LAMB, &ADAFACTOR, &MUON]),
         fallback: Fallback::Required,
         example: "adamw(lr: warmup_cosine(peak: 3e-4, warmup: 100), betas: (0.9, 0.95), weight_decay: 0.1)",
         doc: "How gradients change the weights.",

@@ -4,6 +4,7 @@
 //! the order of first use, callees by their full names. The same spec gives the same text.
 
 mod body;
+mod optimizer;
 mod settings;
 
 use crate::settings::Spec;

@@ -1,5 +1,6 @@
 //! The settings half.
 
+use super::optimizer::optimizer;
 use super::quoted;
 use crate::body::{ModelCall, Value};
 use crate::numbers::{bytes, number, share};
@@ -101,14 +102,7 @@ fn tokenizer(tokenizer: &Tokenizer) -> &'static str {
     }
 }
 
-fn optimizer(optimizer: &Optimizer) -> String {
-    let Optimizer::AdamW { lr, betas, eps, weight_decay } = optimizer;
-    let (first, second) = (number(betas.0), number(betas.1));
-    let (lr, eps, decay) = (schedule(lr), number(*eps), number(*weight_decay));
-    format!("adamw(lr: {lr}, betas: ({first}, {second}), eps: {eps}, weight_decay: {decay})")
-}
-
-fn schedule(schedule: &Schedule) -> String {
+pub(super) fn schedule(schedule: &Schedule) -> String {
     let rise = |name, peak: f64, warmup: u64| format!("{name}(peak: {}, warmup: {warmup}", number(peak));
     match *schedule {
         Schedule::Constant { lr, warmup } => format!("constant({}, warmup: {warmup})", number(lr)),

@@ -21,6 +21,9 @@ impl Reader<'_> {
         {
             self.check_schedule(&rate, steps);
         }
+        if let Some(call) = self.call_of("optimizer") {
+            self.check_optimizer(&call);
+        }
         if let Some(call) = self.call_of("precision") {
             self.check_loss_scale(&call);
         }
@@ -49,6 +52,24 @@ impl Reader<'_> {
             && warmup.saturating_add(decay.value) > steps.value
         {
             self.mistakes.add(DecayPastSteps { warmup, decay, steps });
+        }
+    }
+
+    fn check_optimizer(&mut self, call: &HeldCall) {
+        let place = |name: &str| call.arg(name).and_then(|arg| arg.span);
+        if let (Some(true), Some(0.0), Some(nesterov)) =
+            (call.flag("nesterov"), call.number("momentum"), place("nesterov").or_else(|| place("momentum")))
+        {
+            self.mistakes.add(NesterovAlone { nesterov, momentum: place("momentum") });
+        }
+        if let (Some(min), Some(max)) = (call.number("min_ratio"), call.number("max_ratio"))
+            && min > max
+        {
+            // One of the two was written, or they could not disagree.
+            let Some(any) = place("min_ratio").or_else(|| place("max_ratio")) else { return };
+            let min = Spanned::new(min, place("min_ratio").unwrap_or(any));
+            let max = Spanned::new(max, place("max_ratio").unwrap_or(any));
+            self.mistakes.add(RatiosCrossed { min, max });
         }
     }
 

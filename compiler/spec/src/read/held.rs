@@ -19,6 +19,8 @@ pub(crate) enum Held {
     Pair(f64, f64),
     /// A function with all its arguments.
     Call(HeldCall),
+    /// Several, and where each stands.
+    Calls(Vec<Spanned<HeldCall>>),
 }
 
 /// A function and its arguments, those left out included.
@@ -49,9 +51,12 @@ impl Held {
                 let unwritten = |arg: HeldArg| HeldArg { value: arg.value.unwritten(), span: None, ..arg };
                 Held::Call(HeldCall { args: call.args.into_iter().map(unwritten).collect(), ..call })
             }
-            plain @ (Held::Number(_) | Held::Flag(_) | Held::Text(_) | Held::Texts(_) | Held::Pair(..)) => {
-                plain
-            }
+            plain @ (Held::Number(_)
+            | Held::Flag(_)
+            | Held::Text(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Calls(_)) => plain,
         }
     }
 
@@ -59,7 +64,12 @@ impl Held {
     pub fn number(&self) -> Option<f64> {
         match self {
             Held::Number(x) => Some(*x),
-            Held::Flag(_) | Held::Text(_) | Held::Texts(_) | Held::Pair(..) | Held::Call(_) => None,
+            Held::Flag(_)
+            | Held::Text(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Call(_)
+            | Held::Calls(_) => None,
         }
     }
 
@@ -80,7 +90,12 @@ impl Held {
     pub fn flag(&self) -> Option<bool> {
         match self {
             Held::Flag(flag) => Some(*flag),
-            Held::Number(_) | Held::Text(_) | Held::Texts(_) | Held::Pair(..) | Held::Call(_) => None,
+            Held::Number(_)
+            | Held::Text(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Call(_)
+            | Held::Calls(_) => None,
         }
     }
 
@@ -88,7 +103,25 @@ impl Held {
     pub fn text(&self) -> Option<&str> {
         match self {
             Held::Text(text) => Some(text),
-            Held::Number(_) | Held::Flag(_) | Held::Texts(_) | Held::Pair(..) | Held::Call(_) => None,
+            Held::Number(_)
+            | Held::Flag(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Call(_)
+            | Held::Calls(_) => None,
+        }
+    }
+
+    /// The calls, if they are several.
+    pub fn calls(&self) -> Option<&[Spanned<HeldCall>]> {
+        match self {
+            Held::Calls(calls) => Some(calls),
+            Held::Number(_)
+            | Held::Flag(_)
+            | Held::Text(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Call(_) => None,
         }
     }
 
@@ -96,7 +129,12 @@ impl Held {
     pub fn call(&self) -> Option<&HeldCall> {
         match self {
             Held::Call(call) => Some(call),
-            Held::Number(_) | Held::Flag(_) | Held::Text(_) | Held::Texts(_) | Held::Pair(..) => None,
+            Held::Number(_)
+            | Held::Flag(_)
+            | Held::Text(_)
+            | Held::Texts(_)
+            | Held::Pair(..)
+            | Held::Calls(_) => None,
         }
     }
 }
@@ -110,6 +148,14 @@ impl HeldCall {
     /// A number by name.
     pub fn number(&self, name: &str) -> Option<f64> {
         self.arg(name)?.value.number()
+    }
+
+    /// Two numbers by name.
+    pub fn pair(&self, name: &str) -> Option<(f64, f64)> {
+        match self.arg(name)?.value {
+            Held::Pair(first, second) => Some((first, second)),
+            _ => None,
+        }
     }
 
     /// A count by name.

@@ -3,6 +3,7 @@
 mod consistent;
 mod held;
 mod model;
+mod optimizer;
 mod quantity;
 mod settings;
 mod solve;

@@ -4,6 +4,7 @@ use dspc_source::Spanned;
 
 use super::Reader;
 use super::held::{Held, HeldCall};
+use super::optimizer::optimizer;
 use super::solve::solve_batch;
 use crate::errors::{NoText, UnknownTokenizer};
 use crate::keys::Key;
@@ -18,7 +19,10 @@ pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Option<Settings> {
     let deterministic = reader.set("deterministic", |_, held| held.flag());
     let init = reader.set("init", |_, held| held.call().cloned());
     let data = read_data(reader);
-    let optimizer = reader.set("optimizer", |_, held| optimizer(held.call()?));
+    let optimizer = reader.set("optimizer", |reader, held| {
+        let span = reader.written.get("optimizer")?.value.span;
+        optimizer(held.call()?, span)
+    });
     let precision = reader.set("precision", |_, held| precision(held.call()?));
     let parallel = reader.set("parallel", |reader, held| mesh(held.call()?, reader.facts));
     let zero = reader.set("zero", |_, held| zero(held.call()?));
@@ -65,7 +69,9 @@ fn init_directory(init: &Set<HeldCall>) -> Option<Spanned<String>> {
 fn read_data(reader: &mut Reader<'_>) -> Option<Data> {
     let text = reader.set("data.text", |_, held| match held {
         Held::Texts(texts) => Some(texts.clone()),
-        Held::Number(_) | Held::Flag(_) | Held::Text(_) | Held::Pair(..) | Held::Call(_) => None,
+        Held::Number(_) | Held::Flag(_) | Held::Text(_) | Held::Pair(..) | Held::Call(_) | Held::Calls(_) => {
+            None
+        }
     });
     if let Some(list) = text.as_ref().filter(|text| text.value.is_empty()).and_then(Set::span) {
         reader.mistakes.add(NoText { list });
@@ -128,17 +134,7 @@ fn count_of(call: &Set<HeldCall>, name: &str) -> Set<u64> {
     }
 }
 
-fn optimizer(call: &HeldCall) -> Option<Optimizer> {
-    let Held::Pair(first, second) = call.arg("betas")?.value else { return None };
-    Some(Optimizer::AdamW {
-        lr: schedule(&call.arg("lr")?.value)?,
-        betas: (first, second),
-        eps: call.number("eps")?,
-        weight_decay: call.number("weight_decay")?,
-    })
-}
-
-fn schedule(held: &Held) -> Option<Schedule> {
+pub(super) fn schedule(held: &Held) -> Option<Schedule> {
     if let Some(lr) = held.number() {
         return Some(Schedule::Constant { lr, warmup: 0 });
     }

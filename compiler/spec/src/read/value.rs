@@ -46,6 +46,7 @@ impl Reader<'_> {
             ExprKind::Call { callee, args } => {
                 let name = Name { value: written(callee), span: path_span(callee, expr.span) };
                 match ty.functions.iter().find(|f| f.name == name.value) {
+                    Some(_) if ty.plain == Some(Plain::Calls) => self.wrong(place, ty, expr, None),
                     Some(function) => self.call(function, &name, args),
                     None => self.unknown_word(place, ty, name),
                 }
@@ -93,6 +94,7 @@ impl Reader<'_> {
             (Plain::Flag, ExprKind::Bool(flag)) => Some(Held::Flag(*flag)),
             (Plain::Text, ExprKind::String(text)) => Some(Held::Text(text.clone())),
             (Plain::Texts, ExprKind::List(items)) => self.texts(place, ty, items),
+            (Plain::Calls, ExprKind::List(items)) => self.calls(place, ty, items),
             (Plain::Texts, ExprKind::String(text)) => {
                 self.wrong(place, ty, expr, Some(format!("[\"{text}\"]")))
             }
@@ -140,6 +142,19 @@ impl Reader<'_> {
         texts.map(Held::Texts)
     }
 
+    /// Calls of the type's functions.
+    fn calls(&mut self, place: &str, ty: &Type, items: &[Expr]) -> Option<Held> {
+        let one = Type { plain: None, ..*ty };
+        let calls: Vec<_> = items
+            .iter()
+            .map(|item| match self.value(place, &one, item)? {
+                Held::Call(call) => Some(Spanned::new(call, item.span)),
+                _ => None,
+            })
+            .collect();
+        calls.into_iter().collect::<Option<_>>().map(Held::Calls)
+    }
+
     /// A number in its unit and range.
     fn number(&mut self, place: &str, plain: Plain, ty: &Type, expr: &Expr) -> Option<f64> {
         let q = self.quantity(expr)?;
@@ -147,7 +162,7 @@ impl Reader<'_> {
             Plain::Whole { .. } => q.dimension == Dimension::Plain,
             Plain::Real { .. } | Plain::Share => matches!(q.dimension, Dimension::Plain | Dimension::Share),
             Plain::Bytes => q.dimension == Dimension::Bytes,
-            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Model => true,
+            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Calls | Plain::Model => true,
         };
         if !fits {
             let (expected, meant) = (plain.expected(), meant_unit(plain, &expr.kind));
@@ -190,7 +205,7 @@ impl Reader<'_> {
                 ((0.0..1.0).contains(&x), "from 0% to below 100%".into(), percent)
             }
             Plain::Bytes => (x >= 1.0, "at least 1 byte".into(), "8GiB".into()),
-            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Model => {
+            Plain::Flag | Plain::Text | Plain::Texts | Plain::Shares | Plain::Calls | Plain::Model => {
                 (true, String::new(), String::new())
             }
         };

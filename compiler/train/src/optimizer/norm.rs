@@ -19,13 +19,13 @@ pub fn sum_of_squares(rows: u64, cols: u64) -> RowFn {
 
 /// The scalars of a step, from the sums of squares.
 ///
-/// Operands: the sums `[1, cols]`, applied steps t `[1]` i32, tables by t: learning rate, 1 − β₁ᵗ⁺¹, 1 − β₂ᵗ⁺¹; in half precision the loss scale, and if
-/// that is dynamic the clean steps and the hysteresis left, both `[1]` i32.
+/// Operands: the sums `[1, cols]`, applied steps t `[1]` i32, tables by t: learning rate, and `tables` more that the optimizer's rules read; in half precision
+/// the loss scale, and if that is dynamic the clean steps and the hysteresis left, both `[1]` i32.
 ///
 /// Results, scalars: norm, finite (1 or 0), the gradients' factor min(1, clip / (norm + 1e-6)) / scale (the clip as PyTorch's `clip_grad_norm_` has it), learning
-/// rate, both bias corrections, the applied steps afterwards (t + 1 if the norm is finite, else t), the first sum that is not finite (its column, or −1);
+/// rate, the other tables' numbers, the applied steps afterwards (t + 1 if the norm is finite, else t), the first sum that is not finite (its column, or −1);
 /// with a dynamic scale those of [`super::scaler`] as well. The norm is that of the gradients without the scale.
-pub fn step_scalars(cols: u64, clip: Option<f64>, scaling: &Scaling) -> RowFn {
+pub fn step_scalars(cols: u64, clip: Option<f64>, scaling: &Scaling, tables: usize) -> RowFn {
     let mut b = RowBuilder::new(1, cols);
     let squares = b.element();
     let sum = b.sum(squares);
@@ -33,7 +33,7 @@ pub fn step_scalars(cols: u64, clip: Option<f64>, scaling: &Scaling) -> RowFn {
     let applied = b.input(Access::Row(RowMap::EACH));
     let t = b.node(Node::Load(applied));
     let by_t = || Access::Row(RowMap::Gather(applied));
-    let (lr, bias1, bias2) = (b.load(by_t()), b.load(by_t()), b.load(by_t()));
+    let by_step: Vec<NodeId> = (0..=tables).map(|_| b.load(by_t())).collect();
     let scale = scaling.is_scaled().then(|| b.scalar());
     let norm = scale.map_or(root, |scale| b.divide(root, scale));
     let is_finite = b.unary(UnaryFn::IsFinite, norm);
@@ -50,7 +50,7 @@ pub fn step_scalars(cols: u64, clip: Option<f64>, scaling: &Scaling) -> RowFn {
     let next = b.add(t, one_step);
     let next = b.select(is_finite, next, t);
     let first_bad = first_not_finite(&mut b, squares, cols);
-    for node in [norm, finite, factor, lr, bias1, bias2, next, first_bad] {
+    for node in [norm, finite, factor].into_iter().chain(by_step).chain([next, first_bad]) {
         b.yield_row(node);
     }
     if let (Scaling::Dynamic(scaler), Some(scale)) = (scaling, scale) {

@@ -165,7 +165,7 @@ mod tests {
         }
 
         fn step(&mut self, overflow: bool) -> Option<f64> {
-            let f = step_scalars(2, None, &Scaling::Dynamic(self.rule));
+            let f = step_scalars(2, None, &Scaling::Dynamic(self.rule), 2);
             let one = |x: f64| Tensor { dims: vec![1], data: vec![x] };
             let squares =
                 Tensor { dims: vec![1, 2], data: vec![4.0, if overflow { f64::INFINITY } else { 5.0 }] };
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_gradients_factor_takes_the_scale_away_and_clips() {
-        let f = step_scalars(1, Some(1.0), &Scaling::Static(8.0));
+        let f = step_scalars(1, Some(1.0), &Scaling::Static(8.0), 2);
         let one = |x: f64| Tensor { dims: vec![1], data: vec![x] };
         let squares = Tensor { dims: vec![1, 1], data: vec![256.0] };
         let operands = [&squares, &one(0.0), &one(1.0), &one(1.0), &one(1.0), &Tensor::scalar(8.0)];
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_first_row_that_is_not_finite_is_named() {
-        let f = step_scalars(4, None, &Scaling::None);
+        let f = step_scalars(4, None, &Scaling::None, 2);
         let one = |x: f64| Tensor { dims: vec![1], data: vec![x] };
         let first = |squares: [f64; 4]| {
             let squares = Tensor { dims: vec![1, 4], data: squares.to_vec() };
