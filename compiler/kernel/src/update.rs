@@ -144,9 +144,10 @@ fn launch_by(pool: &mut Pool, stem: &str, function: RowFn, operands: Vec<Place>,
     };
     let writes: Vec<Write> = function.outputs.iter().enumerate().map(write).collect();
     let sums = writes.iter().any(|w| matches!(w.what, Target::ColumnSum(_)));
-    let flat = row_stride == cols && reads
-        .iter()
-        .all(|r| matches!(&r.access, Access::Element(m) if *m == RowMap::EACH) || r.access == Access::Scalar)
+    let flat = row_stride == cols
+        && reads.iter().all(|r| {
+            matches!(&r.access, Access::Element(m) if *m == RowMap::EACH) || r.access == Access::Scalar
+        })
         && writes.iter().all(|w| matches!(w.what, Target::Element(_)));
     let split = match (sums, flat) {
         (true, _) => Split::Chunks(chunk_rows(rows, pool.family)),

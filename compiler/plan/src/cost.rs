@@ -57,7 +57,9 @@ fn own_moments(plan: &Plan) -> u64 {
 /// Elements that a rank sends in a step: gradients and parameters, then squares and losses. What a rule needs of whole tensors is among the first.
 pub fn elements_sent(plan: &Plan) -> (u64, u64) {
     let of = |state: bool| {
-        let counts = |c: &&Collective| matches!(c.of, Exchanged::Gradients | Exchanged::Parameters | Exchanged::Tensors) == state;
+        let counts = |c: &&Collective| {
+            matches!(c.of, Exchanged::Gradients | Exchanged::Parameters | Exchanged::Tensors) == state
+        };
         plan.collectives.iter().filter(counts).map(|c| c.sent(plan)).sum()
     };
     (of(true), of(false))

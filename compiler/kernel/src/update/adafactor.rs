@@ -31,7 +31,8 @@ pub(super) fn apply(
     };
     let bucket = Bucket::new(piece, "adafactor", DType::F32, pool);
     let function = adafactor::gradient(rows, NORM_COLS);
-    let mut body = vec![launch(pool, "adafactor_gradient", function, vec![at.gradients, scalars.factor, bucket.own()])];
+    let mut body =
+        vec![launch(pool, "adafactor_gradient", function, vec![at.gradients, scalars.factor, bucket.own()])];
     body.extend(bucket.gather(piece));
     let beta = scalars.of(&piece.update.rule);
     for tensor in &all {
@@ -49,8 +50,7 @@ pub(super) fn apply(
 
 /// How long each tensor is, once for each row of the grid; where those are that the rank updates, at the turn.
 fn lengths(piece: &Piece, all: &[Tensor], rule: &Adafactor, pool: &mut Pool) -> (Vec<Step>, Option<Place>) {
-    let [squares, lengths] =
-        ["adafactor.p", "adafactor.length"].map(|name| GridRows::new(piece, name, pool));
+    let [squares, lengths] = ["adafactor.p", "adafactor.length"].map(|name| GridRows::new(piece, name, pool));
     let masters = piece.operands().masters;
     let places = vec![masters, squares.own(&[masters], pool)];
     let mut steps = piece.over_turns(places, piece.updated(), |rows, at| {
@@ -59,7 +59,7 @@ fn lengths(piece: &Piece, all: &[Tensor], rule: &Adafactor, pool: &mut Pool) -> 
     if !squares.parts().is_empty() {
         steps.push(collective(CollectiveKind::AllGather, squares.parts(), &piece.name));
     }
-    steps.extend(lengths.zero());
+    steps.push(lengths.zero());
     for tensor in all {
         let function = adafactor::lengths(piece.turns, tensor.grid_rows(), tensor.elements(), rule);
         let operands = vec![squares.of(tensor), lengths.of(tensor)];
@@ -88,11 +88,20 @@ fn direction(
         [r, c] => {
             let (parts, sums) = column_sums(tensor, pool);
             let mean = scratch(pool, "mean", 1);
-            let mut steps =
-                vec![launch(pool, "adafactor_rows", adafactor::rows(n, m, rule), vec![g, r, beta, finite, r, parts[0]])];
+            let mut steps = vec![launch(
+                pool,
+                "adafactor_rows",
+                adafactor::rows(n, m, rule),
+                vec![g, r, beta, finite, r, parts[0]],
+            )];
             steps.extend(sums);
             let total = parts[parts.len() - 1];
-            steps.push(launch(pool, "adafactor_columns", adafactor::columns(n, m), vec![c, total, beta, finite, c]));
+            steps.push(launch(
+                pool,
+                "adafactor_columns",
+                adafactor::columns(n, m),
+                vec![c, total, beta, finite, c],
+            ));
             steps.push(launch(pool, "adafactor_mean", adafactor::mean_of_rows(n), vec![r, mean]));
             let function = adafactor::direction(n, m);
             steps.push(launch(pool, "adafactor_direction", function, vec![g, r, c, mean, g, squares]));
@@ -113,7 +122,10 @@ fn direction(
 /// A tensor's moments, at the turn.
 fn own_moments(state: &State, param: ParamId) -> Vec<Place> {
     let moments = state.own_moments.get(&param).map_or(&[][..], |all| &all[..]);
-    moments.iter().map(|&(_, storage, turns): &(Moment, _, u64)| Place { turn: turns > 1, ..Place::start(storage) }).collect()
+    moments
+        .iter()
+        .map(|&(_, storage, turns): &(Moment, _, u64)| Place { turn: turns > 1, ..Place::start(storage) })
+        .collect()
 }
 
 /// Where the column sums go, in parts if there are several, and last their total; and what adds the parts up.

@@ -39,7 +39,7 @@ pub(super) fn apply(
     if !parts.is_empty() {
         steps.push(collective(CollectiveKind::AllGather, parts, &piece.name));
     }
-    steps.extend(ratios.zero());
+    steps.push(ratios.zero());
     for tensor in tensors(plan, piece) {
         let function = lamb::ratios(piece.turns, tensor.grid_rows(), ratio);
         let operands = [p_squares, u_squares, ratios].map(|rows| rows.of(&tensor)).to_vec();

@@ -21,8 +21,7 @@ pub(super) fn apply(plan: &Plan, piece: &Piece, rule: Muon, scalars: &Scalars, p
     let dtype = if pool.family == Family::Cuda { DType::Bf16 } else { DType::F32 };
     let bucket = Bucket::new(piece, "muon", dtype, pool);
     let moment = at.moments[0];
-    let operands =
-        vec![at.gradients, moment, scalars.factor, scalars.finite, moment, bucket.own()];
+    let operands = vec![at.gradients, moment, scalars.factor, scalars.finite, moment, bucket.own()];
     let mut body = vec![launch(pool, "muon_momentum", muon::momentum(rows, NORM_COLS, &rule), operands)];
     body.extend(bucket.gather(piece));
     for tensor in tensors(plan, piece) {
@@ -30,7 +29,8 @@ pub(super) fn apply(plan: &Plan, piece: &Piece, rule: Muon, scalars: &Scalars, p
     }
     let copies = if at.copy.is_some() { Copies::Yes } else { Copies::No };
     let function = muon::update(rows, NORM_COLS, piece.update.pace, copies);
-    let operands = [at.masters, bucket.own(), scalars.lr, scalars.finite, at.masters].into_iter().chain(at.copy);
+    let operands =
+        [at.masters, bucket.own(), scalars.lr, scalars.finite, at.masters].into_iter().chain(at.copy);
     body.push(launch(pool, "muon", function, operands.collect()));
     piece.by_turn(body)
 }

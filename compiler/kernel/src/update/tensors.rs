@@ -136,9 +136,8 @@ impl GridRows {
     }
 
     /// Zeroes all of them: rows of a bucket's padding belong to no tensor.
-    pub fn zero(self) -> Option<Step> {
-        let padded = self.own_rows < self.all_rows;
-        padded.then(|| Step::Zero(Place::start(self.all), "update".into()))
+    pub fn zero(self) -> Step {
+        Step::Zero(Place::start(self.all), "update".into())
     }
 
     /// What must travel for every rank to know all; nothing where it does.

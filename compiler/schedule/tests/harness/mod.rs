@@ -55,7 +55,7 @@ fn plan(spec: &Spec, sources: &SourceMap) -> Plan {
     };
     let precision = &settings.precision.value;
     let forward = |batch, logits| dspc_train::store_forward(graph(batch, false), precision, logits);
-    let optimizer = settings.optimizer.value.clone();
+    let optimizer = &settings.optimizer.value;
     let train = graph(micro_batch, true);
     let train = dspc_train::differentiate(train, optimizer, settings.train.clip.value, precision.clone());
     let train = dspc_train::store(train.unwrap_or_else(|e| panic!("{e}")));
@@ -146,7 +146,7 @@ fn fill_tables(machine: &mut Machine<'_>, program: &Program) {
                 Some(((e / cols) as f64 / base.powf(col / cols as f64)).cos())
             }
             Formula::Constant(x) => Some(x),
-            Formula::LearningRate | Formula::BiasCorrection { .. } => Some(0.5),
+            Formula::LearningRate | Formula::BiasCorrection { .. } | Formula::Decay { .. } => Some(0.5),
         };
         let values: Option<Vec<f64>> = (0..buffer.elements).map(value).collect();
         if let Some(values) = values {
@@ -178,6 +178,16 @@ pub fn prepared(compiled: &Compiled) -> Vec<Machine<'_>> {
         run_ranks(&mut machines, &refresh.body, 0, 0);
     }
     machines
+}
+
+/// Parameters before the step.
+pub fn initial(program: &Program) -> Vec<(String, Vec<f64>)> {
+    let params = program.params.iter().enumerate();
+    let values = |(site, param): (usize, &dspc_program::Param)| {
+        let elements = 0..param.dims.iter().product();
+        (param.name.clone(), elements.map(|e| weight(&param.name, site as u64, e)).collect())
+    };
+    params.map(values).collect()
 }
 
 /// Weights, ids and tables of a rank.
@@ -224,10 +234,15 @@ pub fn state(machines: &[Machine<'_>]) -> Vec<(String, Vec<f64>)> {
         all.push((param.name.clone(), whole(machines, param.buffer, param.slot, param.shard, elements)));
         for moment in &param.moments {
             let name = format!("{}.{}", param.name, moment.name);
+            let elements = moment.dims.iter().product();
             all.push((name, whole(machines, moment.buffer, moment.slot, moment.shard, elements)));
         }
     }
     all
+}
+
+fn program_name(machines: &[Machine<'_>], buffer: BufferId) -> String {
+    machines[0].program().buffers[buffer.0 as usize].name.clone()
 }
 
 /// A tensor from where ranks hold it.
@@ -242,7 +257,11 @@ fn whole(
     let Some(shard) = shard else {
         let of = |m: &Machine<'_>| m.cells[start(m)..start(m) + elements as usize].to_vec();
         let first = of(&machines[0]);
-        assert!(machines.iter().all(|m| of(m).iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits())));
+        assert!(
+            machines.iter().all(|m| of(m).iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits())),
+            "ranks differ in {}",
+            program_name(machines, buffer)
+        );
         return first;
     };
     let program = machines[0].program();
