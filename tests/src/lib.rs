@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its own files says so by a panic")]
 
+pub mod optimizers;
+
 use std::path::{Path, PathBuf};
 
 use dspc::passes::{self, Front, Lowered};

@@ -20,7 +20,8 @@ use dspc_graph::ir::DType;
 use dspc_kernel::describe::{AttentionKernel, Kernel, ProductKernel};
 use dspc_program::{Family, GpuLaunch};
 use dspc_source::{Colour, render_text};
-use dspc_tests::file;
+use dspc_tests::optimizers::{self, CASES, Case};
+use dspc_tests::{compile_for, file};
 use ptxas::assemble;
 
 /// Specs that train on a GPU: an example, the largest model, fp16, and sizes that fill no tile.
@@ -64,12 +65,21 @@ fn kernels_of(path: &str, precision: Option<&str>) -> Vec<(String, Kernel)> {
     symbols.zip(lowered.kernels.kernels.into_iter().map(|k| k.kernel)).collect()
 }
 
+/// Those of a small model under an optimizer.
+fn kernels_of_optimizer(case: &Case) -> Vec<(String, Kernel)> {
+    let compiled = compile_for(Family::Cuda, &optimizers::path(), &optimizers::spec(case.optimizer, "bf16"));
+    let lowered = compiled.lowered;
+    let symbols = lowered.program.kernels.iter().map(|k| format!("{}_{}", case.name, k.symbol));
+    symbols.zip(lowered.kernels.kernels.into_iter().map(|k| k.kernel)).collect()
+}
+
 /// Kernels of all the specs, each description once.
 fn all_kernels() -> Vec<(String, Kernel)> {
     let mut distinct = BTreeMap::new();
     let own = SPECS.iter().map(|path| (*path, None));
     let single = IN_SINGLE.iter().map(|(path, precision)| (*path, Some(*precision)));
-    for (symbol, kernel) in own.chain(single).flat_map(|(path, precision)| kernels_of(path, precision)) {
+    let specs = own.chain(single).flat_map(|(path, precision)| kernels_of(path, precision));
+    for (symbol, kernel) in specs.chain(CASES.iter().flat_map(kernels_of_optimizer)) {
         distinct.entry(format!("{kernel:?}")).or_insert((symbol, kernel));
     }
     distinct.into_values().collect()
