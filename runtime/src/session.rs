@@ -467,8 +467,9 @@ fn check_range(ids: &[i32], vocab: u64) -> Result<(), Error> {
 
 /// The last applied step that every table by step has an element for: kernels read no further.
 fn planned(program: &Program) -> u64 {
-    let by_step =
-        |formula: &Formula| matches!(formula, Formula::LearningRate | Formula::BiasCorrection { .. } | Formula::Decay { .. });
+    let by_step = |formula: &Formula| {
+        matches!(formula, Formula::LearningRate | Formula::BiasCorrection { .. } | Formula::Decay { .. })
+    };
     let tables = program.tables.iter().filter(|table| by_step(&table.formula));
     let elements = tables.filter_map(|t| program.buffers.get(t.buffer.0 as usize)).map(|b| b.elements);
     elements.min().unwrap_or(i32::MAX as u64).saturating_sub(1)

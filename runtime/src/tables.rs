@@ -93,7 +93,10 @@ mod tests {
         let schedule = LrSchedule::Constant { lr: 0.5, warmup: 0 };
         assert_eq!(contents(&Formula::LearningRate, &schedule, 2), [0.5, 0.5]);
         assert_eq!(contents(&Formula::BiasCorrection { beta: 0.5 }, &schedule, 3), [0.5, 0.75, 0.875]);
-        assert_eq!(contents(&Formula::Decay { power: 0.5 }, &schedule, 4), [0.0, 0.292_893_23, 0.422_649_74, 0.5]);
+        assert_eq!(
+            contents(&Formula::Decay { power: 0.5 }, &schedule, 4),
+            [0.0, 0.292_893_23, 0.422_649_74, 0.5]
+        );
         assert_eq!(contents(&Formula::Constant(2.0), &schedule, 1), [2.0]);
         let cos = contents(&Formula::RopeCos { base: 100.0, cols: 4 }, &schedule, 12);
         let sin = contents(&Formula::RopeSin { base: 100.0, cols: 4 }, &schedule, 12);

@@ -68,7 +68,9 @@ fn diagnostics(text: &str) -> (Vec<Diagnostic>, SourceMap) {
         match dspc_graph::elaborate(&spec, &sources, micro_batch, sequence, options) {
             Ok(graph) => {
                 let optimizer = &spec.settings.optimizer.value;
-                found.extend(dspc_train::optimizer::assign_updates(&graph, optimizer).err().unwrap_or_default());
+                found.extend(
+                    dspc_train::optimizer::assign_updates(&graph, optimizer).err().unwrap_or_default(),
+                );
             }
             Err(mistakes) => found.extend(mistakes),
         }

@@ -154,7 +154,9 @@ fn nothing_is_left_to_do_in_silence() {
     let mut faults = vec![];
     for (path, text) in files(&[".rs"]) {
         // Timings are no tests: they are run by hand, and say so.
-        let by_hand = |line: &str| ["= \"timings", "= \"a measurement", "= \"slow"].iter().any(|why| line.contains(why));
+        let by_hand = |line: &str| {
+            ["= \"timings", "= \"a measurement", "= \"slow"].iter().any(|why| line.contains(why))
+        };
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !by_hand(line)) {
             let found = macros.iter().filter(|m| line.contains(*m));
             faults.extend(found.map(|m| format!("{path}:{}: {m}", number + 1)));

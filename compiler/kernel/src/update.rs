@@ -13,9 +13,9 @@ mod lamb;
 mod muon;
 mod tensors;
 
-use crate::lower::rows::chunk_rows;
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
 use crate::exchange;
+use crate::lower::rows::chunk_rows;
 use crate::pool::Pool;
 use crate::state::State;
 use crate::steps::{Launch, Place, Step, StorageKind, TableKind};

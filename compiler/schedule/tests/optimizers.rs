@@ -202,7 +202,14 @@ fn means_one_rank(rule: &str, family: Family, (ranks, accumulation): (u64, u64),
     }
 }
 
-const STAGES: [&str; 3] = ["", "zero = stage(1)", "zero = stage(1, reduce_bucket: 1, gather_bucket: 1)"];
+const STAGES: [&str; 6] = [
+    "",
+    "zero = stage(1)",
+    "zero = stage(1, reduce_bucket: 1, gather_bucket: 1)",
+    "zero = stage(2)",
+    "zero = stage(3)",
+    "zero = stage(3, keep_below: 0, reduce_bucket: 1, gather_bucket: 1)",
+];
 
 #[test]
 fn a_step_over_ranks_is_that_of_one_rank() {
@@ -213,6 +220,55 @@ fn a_step_over_ranks_is_that_of_one_rank() {
             means_one_rank(rule, Family::Cpu, (2, 2), "precision = bf16", zero);
         }
     }
+}
+
+/// The state's bits after a step, everything in one.
+fn bits(compiled: &Compiled) -> Vec<(String, Vec<u64>)> {
+    let state = state(&step(compiled));
+    state.into_iter().map(|(name, values)| (name, values.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+#[test]
+fn where_it_is_asked_for_every_layout_has_the_same_bits() {
+    for rule in RULES {
+        let deterministic = "deterministic = true";
+        let one = bits(&compiled(rule, Family::Cpu, (1, 4), deterministic));
+        for zero in STAGES {
+            for layout in [(2, 2), (4, 1)] {
+                let many = compiled(rule, Family::Cpu, layout, &format!("{deterministic}\n{zero}"));
+                for ((name, found), (_, expected)) in bits(&many).iter().zip(&one) {
+                    assert!(found == expected, "{name} under {rule} on {layout:?}, {zero}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_program_sends_is_what_the_plan_says() {
+    for rule in RULES {
+        // In stage 3 a bucket may be at hand already.
+        for zero in &STAGES[..4] {
+            let compiled = compiled(rule, Family::Cpu, (2, 1), zero);
+            let planned = dspc_plan::elements_sent(&compiled.plan);
+            let sent = elements_sent(&compiled.program.train.body, 1);
+            assert_eq!(sent, planned.0 + planned.1, "{rule}, {zero}");
+        }
+    }
+}
+
+/// Elements that one of two ranks sends in a step: its own shard of each part.
+fn elements_sent(body: &[dspc_program::Instruction], times: u64) -> u64 {
+    let of = |instruction: &dspc_program::Instruction| match &instruction.action {
+        dspc_program::Action::Collective(c) => {
+            let done =
+                instruction.when.map_or(times, |when| (0..times).filter(|i| when.holds(*i)).count() as u64);
+            c.parts.iter().map(|part| part.elements).sum::<u64>() * done
+        }
+        dspc_program::Action::Loop { count, body, .. } => elements_sent(body, times * count),
+        _ => 0,
+    };
+    body.iter().map(of).sum()
 }
 
 #[test]
