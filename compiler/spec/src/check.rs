@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn constants_of_an_optimizer_must_agree() {
         for (optimizer, code) in [
-            ("sgd(lr: 1, nesterov: true)", "E0307"),
-            ("sgd(lr: 1, momentum: 0, nesterov: true)", "E0307"),
-            ("lamb(lr: 1e-3, min_ratio: 20)", "E0308"),
+            ("sgd(lr: 1, nesterov: true)", "E0308"),
+            ("sgd(lr: 1, momentum: 0, nesterov: true)", "E0308"),
+            ("lamb(lr: 1e-3, min_ratio: 20)", "E0309"),
             ("adamw(lr: 1e-3, groups: group(\"*\"))", "E0203"),
             ("adamw(lr: 1e-3, groups: [grup(\"*\")])", "E0120"),
             ("adamw(lr: 1e-3, groups: [\"*\"])", "E0203"),
