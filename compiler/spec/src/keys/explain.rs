@@ -1,5 +1,7 @@
 //! `dspc explain KEY` and `dspc explain CODE`.
 
+use std::collections::BTreeSet;
+
 use super::{BLOCKS, Fallback, Function, KEYS, Key, Plain, Type};
 
 include!(concat!(env!("OUT_DIR"), "/pages.rs"));
@@ -47,6 +49,9 @@ pub(super) fn functions() -> Vec<(&'static Function, String)> {
     for key in KEYS {
         collect(&key.ty, key.path, &mut all);
     }
+    // One that stands in the same argument of several functions is one.
+    let mut known = BTreeSet::new();
+    all.retain(|(function, place)| known.insert((function.name, function.doc, place.clone())));
     all
 }
 

@@ -31,13 +31,25 @@ fn push_key(page: &mut String, key: &Key) {
     if let Some((only, code)) = only_choice(key.path) {
         page.push_str(&format!("- This version runs only `{only}` ([{code}](../errors/{code}.md))\n"));
     }
+    let mut shown = vec![];
     for function in key.ty.functions {
-        push_function(page, function, &[]);
+        push_function(page, function, &[], &mut shown);
     }
 }
 
-/// A function's line and table, then those of the functions in its arguments.
-fn push_function(page: &mut String, function: &'static Function, within: &[&str]) {
+/// A function's line and table, then those of the functions in its arguments; nothing that the setting has shown already.
+fn push_function(
+    page: &mut String,
+    function: &'static Function,
+    within: &[&'static str],
+    shown: &mut Vec<(Vec<&'static str>, &'static str)>,
+) {
+    // The same function of the same argument, whatever it is an argument of.
+    let known = (within.last().copied().into_iter().collect(), function.name);
+    if shown.contains(&known) {
+        return;
+    }
+    shown.push(known);
     let place = within.iter().map(|name| format!("`{name}`: ")).collect::<String>();
     page.push_str(&format!("\n{place}`{}`. {}\n", function.usage(), function.doc));
     if function.args.is_empty() {
@@ -59,7 +71,7 @@ fn push_function(page: &mut String, function: &'static Function, within: &[&str]
     }
     for arg in function.args {
         let within = [within, &[arg.name]].concat();
-        arg.ty.functions.iter().for_each(|function| push_function(page, function, &within));
+        arg.ty.functions.iter().for_each(|function| push_function(page, function, &within, shown));
     }
 }
 

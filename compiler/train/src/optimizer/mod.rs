@@ -8,6 +8,7 @@ mod assign;
 pub mod element;
 pub mod lamb;
 pub mod lion;
+mod mistakes;
 pub mod muon;
 pub mod norm;
 #[cfg(test)]
