@@ -197,10 +197,18 @@ impl Artifact {
     /// # Errors
     /// Those of [`Self::kernels`] and [`Cuda::new`].
     pub fn cuda(&self, options: &DeviceOptions) -> Result<Cuda, Error> {
+        self.cuda_of_rank(options, Arc::new(Solo::default()))
+    }
+
+    fn cuda_of_rank(
+        &self,
+        options: &DeviceOptions,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Cuda, Error> {
         let (target, path) = self.kernels(self.gpu_target()?)?;
         let ptx = std::fs::read(&path)
             .map_err(|source| Error::ArtifactUnreadable { path: path.clone(), source })?;
-        Cuda::new(&self.program, target, &ptx, options)
+        Cuda::of_rank(&self.program, target, &ptx, options, communicator)
     }
 
     /// The best target of the artifact for the GPU at hand.
@@ -221,7 +229,7 @@ impl Artifact {
     ) -> Result<Box<dyn Device + Send>, Error> {
         Ok(match self.program.family {
             Family::Cpu => Box::new(self.cpu_of_rank(options.threads, communicator)?),
-            Family::Cuda => Box::new(self.cuda(options)?),
+            Family::Cuda => Box::new(self.cuda_of_rank(options, communicator)?),
         })
     }
 

@@ -4,9 +4,11 @@
 //! collectives of a program, in the order of its instructions, on memory that the device names. A communicator knows nothing of a program's
 //! meaning. Whoever fails says so with [`Communicator::abort`], and then every wait of every other rank ends with that cause: none hangs.
 //!
-//! [`Solo`] is one rank alone; [`local`] are threads of one process, [`processes`] are processes of one host.
+//! [`Solo`] is one rank alone; [`local`] are threads of one process, [`processes`] are processes of one host, [`mpi`] what MPI started.
 
 pub mod local;
+pub mod mpi;
+pub mod nccl;
 mod plane;
 pub mod processes;
 mod solo;
@@ -75,6 +77,19 @@ pub trait Communicator: Send + Sync {
     fn memory(&self, _arena: u32, bytes: usize) -> std::io::Result<MmapMut> {
         MmapMut::map_anon(bytes.max(1))
     }
+
+    /// Reduce-scatters in the order of a tree need [`Exchange::scratch`].
+    fn needs_scratch(&self) -> bool {
+        false
+    }
+
+    /// Which of the cards that this process sees is the rank's.
+    fn card(&self) -> u64 {
+        0
+    }
+
+    /// The device goes: nothing of it is used any more.
+    fn detach(&self) {}
 
     /// Tells the data plane what it works on, before the first [`Self::exchange`]. `keep` holds the memory: whoever reads a peer's keeps it
     /// until all have left.
@@ -178,6 +193,8 @@ pub struct Exchange<'a> {
     pub pieces: &'a [Piece],
     /// A `CUstream` to queue it on; 0 for memory of the host, where it is done at once.
     pub stream: usize,
+    /// Device memory for a shard of every member, each at a multiple of 256 bytes; 0 where [`Communicator::needs_scratch`] is not so.
+    pub scratch: usize,
 }
 
 /// A range of a collective.

@@ -371,7 +371,9 @@ impl Run<'_> {
     }
 
     fn begin(&mut self) -> Result<(), Error> {
-        let batch = self.loader.next(self.session.steps().0);
+        let step = self.session.steps().0;
+        self.session.communicator().at_step(step + 1);
+        let batch = self.loader.next(step);
         self.session.begin_step(&batch.tokens, &batch.targets)
     }
 

@@ -47,6 +47,26 @@ pub enum DeviceName {
     Cuda,
 }
 
+/// What a rank is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum RankMode {
+    /// A thread of this process.
+    Thread,
+    /// A process of its own, which can end alone.
+    Process,
+}
+
+/// How ranks talk to one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Comm {
+    /// As suits the device and the hosts.
+    Auto,
+    /// MPI, by its plug-in; start it with mpirun.
+    Mpi,
+    /// NCCL, for one GPU too.
+    Nccl,
+}
+
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -138,6 +158,12 @@ pub enum Command {
         /// Ranks to start on this machine; a spec that says `mesh(data: auto)` is built for them.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
         ranks: Option<u64>,
+        /// What a rank is that is started here.
+        #[arg(long, value_enum, default_value_t = RankMode::Thread)]
+        rank_mode: RankMode,
+        /// How ranks talk; `auto` takes the host's memory, or NCCL on GPUs.
+        #[arg(long, value_enum, default_value_t = Comm::Auto)]
+        comm: Comm,
     },
     /// Measure the algorithms of a job's matrix products on this GPU, and write `dspc.lock`
     Tune {

@@ -1,6 +1,7 @@
 //! Reports to the terminal.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dspc_source::{Colour, Diagnostic, SourceMap, render_json, render_text};
 
@@ -17,9 +18,16 @@ pub fn colour(when: When) -> Colour {
     if yes { Colour::Ansi } else { Colour::Plain }
 }
 
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process prints no diagnostics: another rank of the same run says them.
+pub fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
+}
+
 /// Prints diagnostics: text to standard error, JSON to standard output.
 pub fn print(diagnostics: &[Diagnostic], sources: &SourceMap, format: Format, when: When) {
-    if diagnostics.is_empty() {
+    if diagnostics.is_empty() || HUSHED.load(Ordering::Relaxed) {
         return;
     }
     match format {

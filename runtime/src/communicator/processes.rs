@@ -251,7 +251,8 @@ mod tests {
                 dtype: ElementType::I32,
                 bytes: 4,
             };
-            let gather = Exchange { kind: Kind::AllGather, group: 0, pieces: &[piece], stream: 0 };
+            let gather =
+                Exchange { kind: Kind::AllGather, group: 0, pieces: &[piece], stream: 0, scratch: 0 };
             c.exchange(&gather, &mut |_| ()).unwrap();
             map[..].to_vec()
         });

@@ -160,13 +160,20 @@ impl CollectiveCall {
     /// Writes the addresses for this turn of the loops.
     pub(super) fn bind(&self, counters: Counters, pieces: &mut Vec<Piece>) {
         pieces.clear();
-        pieces.extend(self.parts.iter().map(|part| Piece {
-            from: part.from.spot(counters),
-            to: part.to.spot(counters),
-            elements: part.elements,
-            dtype: part.dtype,
-            bytes: part.bytes,
-        }));
+        pieces.extend(self.parts.iter().map(|part| part.piece(counters)));
+    }
+}
+
+impl PartCall {
+    /// With its addresses for this turn of the loops.
+    pub(super) fn piece(&self, counters: Counters) -> Piece {
+        Piece {
+            from: self.from.spot(counters),
+            to: self.to.spot(counters),
+            elements: self.elements,
+            dtype: self.dtype,
+            bytes: self.bytes,
+        }
     }
 }
 

@@ -233,7 +233,8 @@ impl Machine {
     fn collective(&mut self, collective: &CollectiveCall, counters: Counters) -> Result<(), Error> {
         let Self { pool, pieces, communicator, .. } = self;
         collective.bind(counters, pieces);
-        let exchange = Exchange { kind: collective.kind, group: collective.group, pieces, stream: 0 };
+        let (kind, group) = (collective.kind, collective.group);
+        let exchange = Exchange { kind, group, pieces, stream: 0, scratch: 0 };
         communicator.exchange(&exchange, &mut |operands| {
             if let Some(sum) = &collective.sum {
                 let (bound, parts) = (sum.on(operands), sum.parts(pool.threads()));

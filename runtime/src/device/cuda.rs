@@ -21,7 +21,9 @@ mod tests;
 pub use context::Card;
 
 use super::call::Counters;
+use super::cpu::check_world;
 use super::{Device, DeviceOptions, EntryKind, Word, element_bytes};
+use crate::communicator::{Communicator, Exchange, Kind, Solo, teams};
 use crate::error::{Error, bytes};
 use call::Call;
 use context::Gpu;
@@ -30,11 +32,12 @@ use dspc_program::{Buffer, BufferId, Program, Target};
 use graph::Graph;
 use inputs::{Inputs, Layout};
 use lower::Lowering;
-use memory::DeviceArenas;
+use memory::{Block, DeviceArenas};
 use module::Module;
 use product::Key;
 use product::choose::{Products, Sample};
 use results::Results;
+use std::sync::Arc;
 
 /// An entry whose loops make more instructions than this is not recorded. A node takes 2.2 KB of device memory and 12 µs once; started one
 /// by one, an instruction takes the host 5 µs (H100), which is less than kernels of models take that have so many.
@@ -51,6 +54,9 @@ pub struct Cuda {
     results: Results,
     _module: Module,
     arenas: DeviceArenas,
+    /// For what other ranks send.
+    scratch: Option<Block>,
+    communicator: Arc<dyn Communicator>,
     buffers: Vec<Buffer>,
     /// One instruction at a time, so that a fault is found where it happens.
     careful: bool,
@@ -78,18 +84,35 @@ impl Cuda {
         ptx: &[u8],
         options: &DeviceOptions,
     ) -> Result<Self, Error> {
+        Self::of_rank(program, target, ptx, options, Arc::new(Solo::default()))
+    }
+
+    /// As [`Self::new`], for one rank of several.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`]; R0802 for a program of another number of ranks, R0801, R0832.
+    pub fn of_rank(
+        program: &Program,
+        target: &Target,
+        ptx: &[u8],
+        options: &DeviceOptions,
+        communicator: Arc<dyn Communicator>,
+    ) -> Result<Self, Error> {
+        check_world(program, &*communicator)?;
         let malformed = |reason| Error::ArtifactMalformed { path: program.name.clone().into(), reason };
         super::lower::check_memory(program).map_err(malformed)?;
         // Of use to those who asked the driver for nothing before.
         libraries::keep_images(options.cache_dir.join("images"));
-        let gpu = Gpu::open()?;
+        let gpu = Gpu::open(communicator.card())?;
         let free_before = gpu.free_bytes()?;
         let arenas = DeviceArenas::new(program, &gpu)?;
+        let teams = teams(program, communicator.rank());
+        communicator.attach(&teams, &arenas.ranges(), Arc::new(()))?;
         let mut module = Module::load(ptx, &gpu.card)?;
         let address = lower::in_arenas(&arenas);
         let mut function = |launch: &dspc_program::GpuLaunch| module.function(&launch.symbol, launch.shared);
         let mut lowering =
-            Lowering::new(program, &target.launches, &address, &mut function)?.map_err(malformed)?;
+            Lowering::new(program, &target.launches, &address, &teams, &mut function)?.map_err(malformed)?;
         let mut lower = |entry| lowering.entry(entry).map_err(malformed);
         let calls = [
             Some(lower(&program.train)?),
@@ -107,7 +130,13 @@ impl Cuda {
         );
         notes.extend(products.note.clone());
         drop(address);
+        let scratch = match communicator.needs_scratch() {
+            true => scratch_bytes(&calls).map(Block::new).transpose()?,
+            false => None,
+        };
         Ok(Self {
+            scratch,
+            communicator,
             entries: calls.map(|calls| calls.map(|calls| EntryState { calls, graph: None })),
             products,
             inputs,
@@ -128,13 +157,18 @@ impl Cuda {
         self.gpu.bind()?;
         self.inputs.send(&self.gpu)?;
         let state = self.entries[entry as usize].as_mut().ok_or(Error::NoLogits)?;
-        let (gpu, products, careful) = (&self.gpu, &self.products, self.careful);
+        if let Some(cause) = self.communicator.failed() {
+            return Err(cause.error());
+        }
+        let scratch = self.scratch.as_ref().map_or(0, |block| block.at as usize);
+        let on = On { gpu: &self.gpu, products: &self.products, communicator: &*self.communicator, scratch };
+        let (gpu, careful) = (&self.gpu, self.careful);
         if careful || call::unrolled(&state.calls) > GRAPH_MAX {
-            return start(gpu, products, &state.calls, careful);
+            return start(&on, &state.calls, careful);
         }
         let graph = match &mut state.graph {
             Some(graph) => graph,
-            empty => empty.insert(Graph::record(gpu, || start(gpu, products, &state.calls, false))?),
+            empty => empty.insert(Graph::record(gpu, || start(&on, &state.calls, false))?),
         };
         graph.launch(gpu)
     }
@@ -171,15 +205,43 @@ fn collect<'c>(calls: &'c [Call], found: &mut std::collections::BTreeMap<usize, 
         match call {
             Call::Product(product, _) => _ = found.entry(product.plan).or_insert(product),
             Call::Turns { body, .. } | Call::MicroBatches { body, .. } => collect(body, found),
-            Call::Launch(..) | Call::Zero { .. } => {}
+            Call::At { call, .. } => collect(std::slice::from_ref(&**call), found),
+            Call::Launch(..) | Call::Zero { .. } | Call::Collective(..) => {}
         }
     }
 }
 
+/// Bytes for a shard of every rank, for the largest sum in the order of a tree; nothing if there is none.
+fn scratch_bytes(entries: &[Option<Vec<Call>>]) -> Option<usize> {
+    fn most(calls: &[Call]) -> usize {
+        let of = |call: &Call| match call {
+            Call::Turns { body, .. } | Call::MicroBatches { body, .. } => most(body),
+            Call::At { call, .. } => most(std::slice::from_ref(&**call)),
+            Call::Collective(shared, _) if shared.kind == (Kind::ReduceScatter { tree: true }) => {
+                let shards = shared.sum.as_ref().map_or(0, |_| shared.members);
+                let largest = shared.parts.iter().map(|part| part.bytes.next_multiple_of(256)).max();
+                shards * largest.unwrap_or(0)
+            }
+            Call::Launch(..) | Call::Product(..) | Call::Zero { .. } | Call::Collective(..) => 0,
+        };
+        calls.iter().map(of).max().unwrap_or(0)
+    }
+    entries.iter().flatten().map(|calls| most(calls)).max().filter(|&bytes| bytes > 0)
+}
+
+/// What instructions run on.
+struct On<'a> {
+    gpu: &'a Gpu,
+    products: &'a Products,
+    communicator: &'a dyn Communicator,
+    scratch: usize,
+}
+
 /// Starts every instruction of an entry, in order.
-fn start(gpu: &Gpu, products: &Products, calls: &[Call], careful: bool) -> Result<(), Error> {
+fn start(on: &On<'_>, calls: &[Call], careful: bool) -> Result<(), Error> {
+    let gpu = on.gpu;
     call::walk(calls, Counters::default(), &mut |call, counters| {
-        one(gpu, products, call, counters)?;
+        one(on, call, counters)?;
         if !careful {
             return Ok(());
         }
@@ -188,7 +250,8 @@ fn start(gpu: &Gpu, products: &Products, calls: &[Call], careful: bool) -> Resul
     })
 }
 
-fn one(gpu: &Gpu, products: &Products, call: &Call, counters: Counters) -> Result<(), Error> {
+fn one(on: &On<'_>, call: &Call, counters: Counters) -> Result<(), Error> {
+    let (gpu, products) = (on.gpu, on.products);
     match call {
         Call::Launch(kernel, origin) => launch::launch(gpu, kernel, counters, origin),
         Call::Product(product, origin) => {
@@ -201,9 +264,25 @@ fn one(gpu: &Gpu, products: &Products, call: &Call, counters: Counters) -> Resul
             unsafe { driver::memset_d8_async(start, 0, *bytes, gpu.stream) }
                 .map_err(fault::driver(format!("zeroing a buffer of `{origin}`")))
         }
+        Call::Collective(shared, origin) => exchange(on, shared, counters, origin),
         // `walk` visits what is in them.
-        Call::Turns { .. } | Call::MicroBatches { .. } => Ok(()),
+        Call::At { .. } | Call::Turns { .. } | Call::MicroBatches { .. } => Ok(()),
     }
+}
+
+/// Queues what the ranks tell one another.
+fn exchange(on: &On<'_>, shared: &call::Shared, counters: Counters, origin: &str) -> Result<(), Error> {
+    let pieces = shared.pieces(counters);
+    let (kind, group, stream) = (shared.kind, shared.group, on.gpu.stream.expose_provenance());
+    let exchange = Exchange { kind, group, pieces: &pieces, stream, scratch: on.scratch };
+    let mut summed = Ok(());
+    on.communicator.exchange(&exchange, &mut |operands| {
+        if let (Some(parts), Ok(())) = (&shared.sum, &summed) {
+            let values = operands.iter().map(|operand| operand.addr() as u64).collect();
+            summed = launch::launch_on(on.gpu, parts, values, origin);
+        }
+    })?;
+    summed
 }
 
 /// `kernel `x` of `h.*.attn` in turn 3`
@@ -219,6 +298,8 @@ fn named(call: &Call, counters: Counters) -> String {
             Some(after) => format!("a matrix product of `{origin}` or {}, {place}", kernels(after)),
         },
         Call::Zero { origin, .. } => format!("zeroing a buffer of `{origin}`, {place}"),
+        Call::Collective(_, origin) => format!("a collective of `{origin}`, {place}"),
+        Call::At { call, .. } => named(call, counters),
         Call::Turns { .. } | Call::MicroBatches { .. } => place,
     }
 }
@@ -240,7 +321,12 @@ impl Device for Cuda {
 
     fn finish(&mut self) -> Result<Vec<[u8; 4]>, Error> {
         self.gpu.bind()?;
-        self.results.finish()
+        let words = self.results.finish();
+        // A collective that was broken off ends as if it were done.
+        match self.communicator.failed() {
+            Some(cause) => Err(cause.error()),
+            None => words,
+        }
     }
 
     fn ahead(&self) -> usize {
@@ -285,5 +371,7 @@ impl Drop for Cuda {
         // What follows gives memory and handles back on this thread, when the card no longer uses them.
         _ = self.gpu.bind();
         _ = self.gpu.wait();
+        self.entries = [const { None }; 4];
+        self.communicator.detach();
     }
 }

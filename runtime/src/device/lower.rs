@@ -115,8 +115,8 @@ impl<'a> Lowering<'a> {
 
     fn collective(&mut self, collective: &Collective) -> Result<CollectiveCall, Reason> {
         let team = self.teams.get(collective.group as usize).ok_or("a collective of no group")?;
-        let parts = collective.parts.iter().map(|part| self.part(collective, team, part));
-        let parts = parts.collect::<Result<Vec<_>, Reason>>()?;
+        let arena = |arena: u32| self.arenas.ranges()[arena as usize].address;
+        let parts = parts(self.program, self.teams, collective, &arena)?;
         let (kind, sum) = match collective.kind {
             CollectiveKind::AllGather => (Kind::AllGather, None),
             CollectiveKind::ReduceScatter { sum, tree } => {
@@ -126,47 +126,10 @@ impl<'a> Lowering<'a> {
         Ok(CollectiveCall { kind, group: collective.group, parts, sum })
     }
 
-    fn part(&mut self, collective: &Collective, team: &Team, part: &Part) -> Result<PartCall, Reason> {
-        let whole = part.elements.checked_mul(team.members.len() as u64).ok_or("a collective without end")?;
-        let (given, taken) = match collective.kind {
-            CollectiveKind::ReduceScatter { .. } => (whole, part.elements),
-            CollectiveKind::AllGather => (part.elements, whole),
-        };
-        let dtype = self.buffer(part.from.buffer)?.dtype;
-        if self.buffer(part.to.buffer)?.dtype != dtype {
-            return Err("a collective between element types".into());
-        }
-        let mut shared = |place: Place, elements: u64| {
-            let buffer = self.buffer(place.buffer)?;
-            let shard = place.shard.filter(|shard| shard.group == collective.group);
-            let step = shard.map_or(0, |shard| shard.elements * element_bytes(buffer.dtype)) as usize;
-            let base = self.arenas.ranges()[buffer.arena as usize].address;
-            let at = self.address(place, elements)?;
-            Ok::<_, Reason>(SharedPlace { at, arena: buffer.arena, base, step, index: team.index })
-        };
-        let (from, to) = (shared(part.from, given)?, shared(part.to, taken)?);
-        let bytes = (part.elements * element_bytes(dtype)) as usize;
-        Ok(PartCall { from, to, elements: part.elements as usize, dtype, bytes })
-    }
-
     /// The kernel that adds up a shard of every member.
     fn sum(&self, id: KernelId, team: &Team, parts: &[PartCall]) -> Result<LaunchCall, Reason> {
         let (kernel, function) = self.kernel(id)?;
-        if kernel.operands.len() != team.members.len() + 1 || kernel.uses_turn {
-            return Err(format!("`{}` does not add up {} shards", kernel.symbol, team.members.len()));
-        }
-        for operand in &kernel.operands {
-            let reached = match operand.extent {
-                Extent::Rows { rows, cols, stride } => span(rows, cols, stride),
-                Extent::Slot => Some(0),
-            };
-            let fits = |part: &PartCall| {
-                part.dtype == operand.dtype && reached.is_some_and(|n| n <= part.elements as u64)
-            };
-            if !parts.iter().all(fits) {
-                return Err(format!("`{}` does not add up shards of these sizes and types", kernel.symbol));
-            }
-        }
+        check_sum(kernel, team, parts)?;
         let (items, grain) = (whole(kernel.items)?, whole(kernel.grain)?);
         Ok(LaunchCall { function, items, grain, operands: Box::default() })
     }
@@ -235,14 +198,61 @@ fn at(when: Option<When>, call: Call) -> Result<Call, Reason> {
     }
 }
 
-/// A place from which `elements` are reached, on a rank alone; `start` is the first byte of a buffer's slot 0.
-pub(super) fn address(
+/// The ranges of a collective; `arena` gives the first byte of an arena of this rank.
+pub(super) fn parts(
     program: &Program,
-    place: Place,
-    elements: u64,
-    start: impl FnOnce(&Buffer) -> *mut u8,
-) -> Result<Address, Reason> {
-    address_of(program, &[], place, elements, start)
+    teams: &[Team],
+    collective: &Collective,
+    arena: &dyn Fn(u32) -> usize,
+) -> Result<Vec<PartCall>, Reason> {
+    let team = teams.get(collective.group as usize).ok_or("a collective of no group")?;
+    let buffer =
+        |id: BufferId| program.buffers.get(id.0 as usize).ok_or_else(|| format!("no buffer {}", id.0));
+    let one = |part: &Part| {
+        let whole = part.elements.checked_mul(team.members.len() as u64).ok_or("a collective without end")?;
+        let (given, taken) = match collective.kind {
+            CollectiveKind::ReduceScatter { .. } => (whole, part.elements),
+            CollectiveKind::AllGather => (part.elements, whole),
+        };
+        let dtype = buffer(part.from.buffer)?.dtype;
+        if buffer(part.to.buffer)?.dtype != dtype {
+            return Err("a collective between element types".into());
+        }
+        let shared = |place: Place, elements: u64| {
+            let buffer = buffer(place.buffer)?;
+            let shard = place.shard.filter(|shard| shard.group == collective.group);
+            let step = shard.map_or(0, |shard| shard.elements * element_bytes(buffer.dtype)) as usize;
+            let base = arena(buffer.arena);
+            let start =
+                |buffer: &Buffer| std::ptr::with_exposed_provenance_mut(base + buffer.offset as usize);
+            let at = address_of(program, teams, place, elements, start)?;
+            Ok::<_, Reason>(SharedPlace { at, arena: buffer.arena, base, step, index: team.index })
+        };
+        let (from, to) = (shared(part.from, given)?, shared(part.to, taken)?);
+        let bytes = (part.elements * element_bytes(dtype)) as usize;
+        Ok(PartCall { from, to, elements: part.elements as usize, dtype, bytes })
+    };
+    collective.parts.iter().map(one).collect()
+}
+
+/// Whether a kernel adds up a shard of every member, for these ranges.
+pub(super) fn check_sum(kernel: &KernelEntry, team: &Team, parts: &[PartCall]) -> Result<(), Reason> {
+    if kernel.operands.len() != team.members.len() + 1 || kernel.uses_turn {
+        return Err(format!("`{}` does not add up {} shards", kernel.symbol, team.members.len()));
+    }
+    for operand in &kernel.operands {
+        let reached = match operand.extent {
+            Extent::Rows { rows, cols, stride } => span(rows, cols, stride),
+            Extent::Slot => Some(0),
+        };
+        let fits = |part: &PartCall| {
+            part.dtype == operand.dtype && reached.is_some_and(|n| n <= part.elements as u64)
+        };
+        if !parts.iter().all(fits) {
+            return Err(format!("`{}` does not add up shards of these sizes and types", kernel.symbol));
+        }
+    }
+    Ok(())
 }
 
 /// A place from which `elements` are reached, on a rank with these teams.

@@ -102,8 +102,8 @@ pub enum LaunchError {
         /// The system's words.
         reason: String,
     },
-    /// R0830. CPU ranks on several hosts need MPI.
-    #[error("{world} CPU ranks on {hosts} hosts have no way to talk to one another without MPI")]
+    /// R0830. Ranks on several hosts need MPI.
+    #[error("{world} ranks on {hosts} hosts have no way to talk to one another without MPI")]
     HostsNeedMpi {
         /// Ranks in all.
         world: u64,

@@ -3,11 +3,15 @@
 use super::board::Board;
 use super::discover::{Environment, Place, Rank};
 use super::error::LaunchError;
+use super::nccl::{self, Nccl, UniqueId};
 use super::process::{BOARD, TOKEN};
 use super::rendezvous::{self, Hello, Options, TIMEOUT, Token};
+use crate::communicator::mpi::Mpi;
+use crate::communicator::nccl::OverNccl;
 use crate::communicator::processes::Processes;
 use crate::communicator::{Cause, Communicator, Solo};
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,18 +57,18 @@ impl Facts {
         })
     }
 
-    fn hello(&self, rank: &Rank) -> Hello {
+    fn hello(&self, rank: u64, world: u64, restarts: u64) -> Hello {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Hello {
             version: self.version.clone(),
             program: self.program.clone(),
             lock: self.lock.clone(),
             data: self.data.clone(),
-            rank: rank.rank,
-            world: rank.world,
+            rank,
+            world,
             host,
             process: std::process::id(),
-            restarts: rank.restarts,
+            restarts,
         }
     }
 }
@@ -99,13 +103,49 @@ pub fn meeting(rank: &Rank, environment: &Environment) -> Result<Options, Launch
     Ok(Options { place, token, timeout })
 }
 
-/// Joins the ranks of this host, on the CPU. `command` is what the user runs, for advice. `give_up` ends the process: it is called from another
+/// What rank 0 gives all.
+#[derive(Serialize, Deserialize)]
+struct Gift {
+    /// The name of the block of memory that they share.
+    board: String,
+    /// An id for NCCL, where ranks are GPUs.
+    nccl: Option<Vec<u8>>,
+}
+
+/// What does a rank's work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum On {
+    /// Cores.
+    Cpu,
+    /// GPUs, which NCCL connects.
+    Gpu,
+}
+
+fn id_of(bytes: &[u8]) -> Result<UniqueId, Error> {
+    let call = "taking rank 0's id";
+    bytes.try_into().map_err(|_| {
+        let (library, reason) = ("NCCL".into(), format!("it has {} bytes", bytes.len()));
+        Error::launch(LaunchError::CallFailed { library, call: call.into(), reason })
+    })
+}
+
+/// One rank whose GPU is reached through NCCL all the same.
+///
+/// # Errors
+/// R0831, R0832.
+pub fn alone_over_nccl() -> Result<Arc<dyn Communicator>, Error> {
+    let id = nccl::library().and_then(Nccl::unique_id).map_err(Error::launch)?;
+    Ok(Arc::new(OverNccl::new(Arc::new(Solo::default()), id, 0)?))
+}
+
+/// Joins the ranks of this host. `command` is what the user runs, for advice. `give_up` ends the process: it is called from another
 /// thread when a peer was lost and this rank does not end by itself.
 ///
 /// # Errors
 /// R0820 to R0836.
 pub fn join_host(
     rank: &Rank,
+    on: On,
     facts: &Facts,
     environment: &Environment,
     command: &str,
@@ -123,26 +163,62 @@ pub fn join_host(
     let options = meeting(rank, environment).map_err(Error::launch)?;
     let given = environment.get(BOARD).filter(|text| !text.is_empty());
     let mut own = None;
-    let gift = |_: &[Hello]| match given {
-        Some(name) => Ok(name.clone().into_bytes()),
-        None => {
-            let board = Board::new(rank.world)?;
-            let name = board.name();
-            own = Some(board);
-            Ok(name.into_bytes())
-        }
+    let gift = |_: &[Hello]| {
+        let board = match given {
+            Some(name) => name.clone(),
+            None => own.insert(Board::new(rank.world)?).name(),
+        };
+        let nccl = match on {
+            On::Cpu => None,
+            On::Gpu => Some(nccl::library()?.unique_id()?.to_vec()),
+        };
+        serde_json::to_vec(&Gift { board, nccl })
+            .map_err(|e| LaunchError::SharedMemory { ranks: rank.world, reason: e.to_string() })
     };
-    let met = rendezvous::meet(&facts.hello(rank), &options, gift, say).map_err(Error::launch)?;
+    let met = rendezvous::meet(&facts.hello(rank.rank, rank.world, rank.restarts), &options, gift, say)
+        .map_err(Error::launch)?;
     if met.hosts() > 1 {
         let (world, hosts, command) = (rank.world, met.hosts(), command.to_string());
         return Err(Error::launch(LaunchError::HostsNeedMpi { world, hosts, command }));
     }
+    let gift: Gift = serde_json::from_slice(&met.gift)
+        .map_err(|e| Error::launch(LaunchError::SharedMemory { ranks: rank.world, reason: e.to_string() }))?;
     let board = match own {
         Some(board) => board,
-        None => Board::open(&String::from_utf8_lossy(&met.gift), rank.world).map_err(Error::launch)?,
+        None => Board::open(&gift.board, rank.world).map_err(Error::launch)?,
     };
     let communicator = Processes::enter(board, rank.rank, give_up)?;
     // Rank 0's block is found through its process: it waits until all have it.
     communicator.barrier()?;
-    Ok(Arc::new(communicator))
+    let communicator = Arc::new(communicator);
+    match gift.nccl {
+        Some(id) => Ok(Arc::new(OverNccl::new(communicator, id_of(&id)?, rank.local_rank)?)),
+        None => Ok(communicator),
+    }
+}
+
+/// Joins the ranks that MPI connects; `card` is this rank's number on its host, for GPUs.
+///
+/// # Errors
+/// R0826, R0831, R0832.
+pub fn join_mpi(ranks: Mpi, on: On, card: u64, facts: &Facts) -> Result<Arc<dyn Communicator>, Error> {
+    let hello = facts.hello(ranks.rank(), ranks.world(), 0);
+    let bytes = serde_json::to_vec(&hello).unwrap_or_default();
+    let all = ranks.all_gather(&bytes)?;
+    let all: Vec<Hello> = all.iter().map(|bytes| serde_json::from_slice(bytes).unwrap_or_default()).collect();
+    if let Err(fault) = rendezvous::agree(&all) {
+        let error = Error::launch(fault);
+        // All say so, and none waits for MPI's farewell.
+        ranks.abort(&Cause { rank: ranks.rank(), what: error.to_string() });
+        return Err(error);
+    }
+    if on == On::Cpu {
+        return Ok(Arc::new(ranks));
+    }
+    let mine = match ranks.rank() {
+        0 => nccl::library().and_then(Nccl::unique_id).map_err(Error::launch)?.to_vec(),
+        _ => Vec::new(),
+    };
+    let id = id_of(&ranks.broadcast(0, &mine)?)?;
+    Ok(Arc::new(OverNccl::new(Arc::new(ranks), id, card)?))
 }

@@ -7,6 +7,7 @@ pub(crate) mod board;
 pub mod discover;
 mod error;
 pub mod join;
+pub mod nccl;
 mod nodelist;
 pub mod process;
 pub mod rendezvous;

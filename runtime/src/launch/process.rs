@@ -50,6 +50,11 @@ pub struct Ended {
     pub cause: Option<Cause>,
 }
 
+/// Whether a process of ours waits for this one, and passes on what it says.
+pub fn is_supervised() -> bool {
+    std::env::var_os(SUPERVISOR).is_some()
+}
+
 /// What a rank does first: it dies with the process that supervises it.
 ///
 /// # Errors
@@ -225,7 +230,11 @@ impl Watched {
                 self.ranks.iter().for_each(|rank| rank.signal(Signal::TERM));
             }
             self.look();
-            if self.cause().is_some() && failed.get_or_insert_with(Instant::now).elapsed() > GRACE {
+            let Some(cause) = self.cause() else { continue };
+            let rest: Vec<u64> = self.ranks.iter().filter(|r| r.status.is_none()).map(|r| r.rank).collect();
+            // A rank that was stopped never ends by itself; once it is the only one left, little is waited for.
+            let grace = if rest == [cause.rank] { GRACE / 3 } else { GRACE };
+            if failed.get_or_insert_with(Instant::now).elapsed() > grace {
                 self.ranks.iter_mut().for_each(Rank::kill);
             }
         }
@@ -303,6 +312,10 @@ impl Watched {
             let follows = rank.rank != cause.rank && rank.report.iter().any(|line| line.contains(&because));
             if follows || said.contains(&rank.report.as_slice()) {
                 followed.push(rank.rank);
+            } else if rank.report.is_empty() && rank.rank == cause.rank {
+                // It could not say it itself.
+                let error = cause.error();
+                say(&format!("error[{}]: {error}\n  = help: {}", error.code(), error.remedy()));
             } else if !rank.report.is_empty() {
                 rank.report.iter().for_each(|line| say(&format!("rank {}: {line}", rank.rank)));
                 said.push(&rank.report);

@@ -58,6 +58,14 @@ impl Hello {
     }
 }
 
+/// Whether ranks that met in another way belong together.
+///
+/// # Errors
+/// R0826.
+pub(crate) fn agree(ranks: &[Hello]) -> Result<(), LaunchError> {
+    judge::agree(ranks)
+}
+
 /// How ranks meet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {

@@ -1,6 +1,7 @@
 //! `dspc doctor`
 
 use dspc_runtime::device::cuda::{Card, libraries};
+use dspc_runtime::launch::nccl;
 use dspc_runtime::{Error, artifact};
 use serde_json::json;
 
@@ -22,6 +23,8 @@ pub fn doctor(format: Format) -> Exit {
         Finding { what: "card", said: Card::find().map(card) },
         Finding { what: "kernels", said: Card::find().and_then(|card| Ok(card.targets()?.join(", "))) },
         Finding { what: "cuBLASLt", said: cublaslt() },
+        Finding { what: "NCCL", said: nccl() },
+        Finding { what: "launcher", said: super::ranks::found().map(|found| found.describe()) },
         Finding { what: "CPU", said: Ok(cpu()) },
         Finding { what: "cache", said: Ok(build::cache_dir().display().to_string()) },
     ];
@@ -54,6 +57,11 @@ fn cublaslt() -> Result<String, Error> {
     let found = libraries::cublaslt()?;
     let (major, rest) = (found.version / 10_000, found.version % 10_000);
     Ok(at(format!("{major}.{}.{}", rest / 100, rest % 100), &found))
+}
+
+fn nccl() -> Result<String, Error> {
+    let found = nccl::library().map_err(|error| Error::Launch(Box::new(error)))?;
+    Ok(format!("{}, {}", found.version(), found.file.display()))
 }
 
 fn at(version: String, found: &libraries::Found) -> String {

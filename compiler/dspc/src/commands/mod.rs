@@ -8,6 +8,7 @@ mod explain;
 mod fmt;
 mod generate;
 mod plan;
+mod ranks;
 mod run;
 mod tune;
 
@@ -40,7 +41,19 @@ pub fn dispatch(cli: &Cli) -> Exit {
                 cli.color,
             )
         }
-        Command::Run { file, out, resume, max_steps, no_save, data, device, locked, ranks } => {
+        Command::Run {
+            file,
+            out,
+            resume,
+            max_steps,
+            no_save,
+            data,
+            device,
+            locked,
+            ranks,
+            rank_mode,
+            comm,
+        } => {
             let options = run::Options {
                 out,
                 resume: *resume,
@@ -50,6 +63,8 @@ pub fn dispatch(cli: &Cli) -> Exit {
                 device: wanted(*device),
                 locked: *locked,
                 ranks: *ranks,
+                rank_mode: *rank_mode,
+                comm: *comm,
             };
             run::run(file, &options, cli.color)
         }

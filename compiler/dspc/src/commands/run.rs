@@ -8,10 +8,11 @@ use dspc_program::Family;
 use dspc_runtime::device::cuda::Card;
 use dspc_runtime::device::{Algorithms, Wanted};
 use dspc_runtime::train::{self, RunOptions};
-use dspc_runtime::{Artifact, artifact};
+use dspc_runtime::{Artifact, Terminal, artifact};
 
+use super::ranks::{self, Role};
 use crate::build::Wish;
-use crate::cli::When;
+use crate::cli::{Comm, RankMode, When};
 use crate::exit::Exit;
 use crate::{build, facts, report};
 
@@ -25,12 +26,21 @@ pub struct Options<'a> {
     pub device: Wanted,
     pub locked: bool,
     pub ranks: Option<u64>,
+    pub rank_mode: RankMode,
+    pub comm: Comm,
 }
 
 /// Builds if need be, and trains.
 pub fn run(file: &Path, options: &Options, when: When) -> Exit {
-    match artifact_of(file, options.device, options.ranks, when) {
-        Ok(artifact) => train(file, &artifact, options),
+    let role = match ranks::role(options) {
+        Ok(role) => role,
+        Err(error) => return super::fault(&error),
+    };
+    if !role.speaks() {
+        report::hush();
+    }
+    match artifact_of(file, options.device, options.ranks.or(role.world()), when) {
+        Ok(artifact) => train(file, &artifact, options, role),
         Err(exit) => exit,
     }
 }
@@ -69,7 +79,7 @@ fn target(device: Wanted) -> Result<(&'static str, Option<u64>), dspc_runtime::E
     }
 }
 
-fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
+fn train(file: &Path, artifact: &Artifact, options: &Options, role: Role) -> Exit {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     // A second signal ends the process at once: somebody who insists is obeyed.
@@ -88,7 +98,7 @@ fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
     }
     let run_dir =
         options.out.clone().unwrap_or_else(|| default_run_dir(&artifact.program.name, options.resume));
-    let options = RunOptions {
+    let mut options = RunOptions {
         run_dir,
         data_root: options.data.clone().unwrap_or_else(|| facts::root(file)),
         cache_dir: build::cache_dir(),
@@ -98,7 +108,13 @@ fn train(file: &Path, artifact: &Artifact, options: &Options) -> Exit {
         lock: super::lock_beside(file),
         algorithms: if options.locked { Algorithms::Locked } else { Algorithms::Measure },
     };
-    match train::run(artifact, &options, &stop) {
+    let trained = match role {
+        Role::Supervisor(host) => return ranks::supervise(&artifact.program, host, &stop),
+        Role::Threads => train::run(artifact, &options, &stop),
+        Role::Rank(_) | Role::Mpi(_) | Role::Nccl => ranks::join(role, artifact, &mut options, file)
+            .and_then(|others| train::run_rank(artifact, &options, &stop, &mut Terminal::new(), others)),
+    };
+    match trained {
         Ok(summary) if summary.interrupted => Exit::Interrupted,
         Ok(_) => Exit::Success,
         Err(error) => super::fault(&error),

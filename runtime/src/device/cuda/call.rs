@@ -1,9 +1,10 @@
 //! Instructions with everything looked up: what is walked to fill a graph. No ids; names only for reports.
 
-use super::super::call::{Address, Counters, Operand};
+use super::super::call::{Address, Counters, Operand, PartCall};
 use super::product::Product;
+use crate::communicator::{Kind, Piece};
 use cudarc::driver::sys;
-use dspc_program::{ElementType, TensorMap};
+use dspc_program::{ElementType, Over, TensorMap, When};
 use std::sync::Arc;
 
 /// One function of a kernel.
@@ -23,13 +24,48 @@ pub(super) struct Launch {
     pub(super) operands: Box<[Operand]>,
 }
 
+/// A collective; the operands of `sum` come with the call.
+pub(super) struct Shared {
+    pub(super) kind: Kind,
+    pub(super) group: u32,
+    /// Ranks of the team.
+    pub(super) members: usize,
+    pub(super) parts: Vec<PartCall>,
+    pub(super) sum: Option<Arc<[Part]>>,
+}
+
+impl Shared {
+    /// Its addresses at this turn of the loops.
+    pub(super) fn pieces(&self, counters: Counters) -> Vec<Piece> {
+        self.parts.iter().map(|part| part.piece(counters)).collect()
+    }
+}
+
 /// One instruction, with the layer call that it came from.
 pub(super) enum Call {
     Launch(Launch, Arc<str>),
     Product(Box<Product>, Arc<str>),
-    Zero { at: Address, bytes: usize, origin: Arc<str> },
-    Turns { count: u64, reverse: bool, body: Vec<Call> },
-    MicroBatches { count: u64, reverse: bool, body: Vec<Call> },
+    Zero {
+        at: Address,
+        bytes: usize,
+        origin: Arc<str>,
+    },
+    Collective(Box<Shared>, Arc<str>),
+    /// At some turns of a loop around it.
+    At {
+        when: When,
+        call: Box<Call>,
+    },
+    Turns {
+        count: u64,
+        reverse: bool,
+        body: Vec<Call>,
+    },
+    MicroBatches {
+        count: u64,
+        reverse: bool,
+        body: Vec<Call>,
+    },
 }
 
 /// Visits every instruction in order, loops unrolled.
@@ -39,6 +75,16 @@ pub(super) fn walk<'c, E>(
     visit: &mut impl FnMut(&'c Call, Counters) -> Result<(), E>,
 ) -> Result<(), E> {
     for call in calls {
+        if let Call::At { when, call } = call {
+            let n = match when.over {
+                Over::Turns => counters.turn,
+                Over::MicroBatches => counters.micro,
+            };
+            if when.holds(n) {
+                walk(std::slice::from_ref(&**call), counters, visit)?;
+            }
+            continue;
+        }
         let (Call::Turns { count, reverse, body } | Call::MicroBatches { count, reverse, body }) = call
         else {
             visit(call, counters)?;
@@ -62,6 +108,8 @@ pub(super) fn unrolled(calls: &[Call]) -> u64 {
         Call::Launch(launch, _) => launch.parts.len() as u64,
         Call::Product(product, _) => 1 + product.after.as_ref().map_or(0, |launch| launch.parts.len() as u64),
         Call::Zero { .. } => 1,
+        Call::Collective(shared, _) => 3 * shared.parts.len() as u64,
+        Call::At { call, .. } => unrolled(std::slice::from_ref(&**call)),
         Call::Turns { count, body, .. } | Call::MicroBatches { count, body, .. } => {
             count.saturating_mul(unrolled(body))
         }

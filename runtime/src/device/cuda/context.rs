@@ -25,7 +25,7 @@ impl Card {
     /// R0606, R0607.
     pub fn find() -> Result<Self, Error> {
         let driver = libraries::driver()?.version;
-        Ok(Self { driver, ..first()?.1 })
+        Ok(Self { driver, ..nth(0)?.1 })
     }
 
     /// Targets whose kernels it runs, the best first.
@@ -44,13 +44,15 @@ impl Card {
     }
 }
 
-fn first() -> Result<(sys::CUdevice, Card), Error> {
+/// A card by its number; numbers go round, so that ranks of one card may have numbers of their own.
+fn nth(index: u64) -> Result<(sys::CUdevice, Card), Error> {
     let missing = |error: result::DriverError| Error::GpuMissing { reason: format!("{:?}", error.0) };
     result::init().map_err(missing)?;
-    if result::device::get_count().map_err(missing)? == 0 {
+    let count = result::device::get_count().map_err(missing)?;
+    if count <= 0 {
         return Err(Error::GpuMissing { reason: "the driver shows no card to this process".into() });
     }
-    let device = result::device::get(0).map_err(missing)?;
+    let device = result::device::get((index % count as u64) as i32).map_err(missing)?;
     // SAFETY: the device was just given out by the driver.
     let attribute = |which| unsafe { result::device::get_attribute(device, which) }.map_err(missing);
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
@@ -74,14 +76,15 @@ pub(super) struct Gpu {
 }
 
 impl Gpu {
-    /// On the first card.
+    /// On a card by its number.
     ///
     /// # Errors
     /// R0606, R0607, R0609.
-    pub(super) fn open() -> Result<Self, Error> {
-        let card = Card::find()?;
+    pub(super) fn open(index: u64) -> Result<Self, Error> {
+        let driver = libraries::driver()?.version;
+        let (device, card) = nth(index)?;
+        let card = Card { driver, ..card };
         card.targets()?;
-        let (device, _) = first()?;
         // SAFETY: the device was given out by the driver.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(fault::driver("the context"))?;
         let mut gpu = Self { card, device, context, stream: std::ptr::null_mut() };

@@ -12,8 +12,13 @@ use std::mem::MaybeUninit;
 
 /// Starts the functions of a kernel, one after the other.
 pub(super) fn launch(gpu: &Gpu, launch: &Launch, counters: Counters, origin: &str) -> Result<(), Error> {
-    let mut values: Vec<u64> = launch.operands.iter().map(|operand| value(operand, counters)).collect();
-    for part in launch.parts.iter() {
+    let values: Vec<u64> = launch.operands.iter().map(|operand| value(operand, counters)).collect();
+    launch_on(gpu, &launch.parts, values, origin)
+}
+
+/// The same, on operands that come from elsewhere.
+pub(super) fn launch_on(gpu: &Gpu, parts: &[Part], mut values: Vec<u64>, origin: &str) -> Result<(), Error> {
+    for part in parts {
         let called = || format!("kernel `{}` of `{origin}`", part.symbol);
         let mut maps = encoded(part, &values).map_err(|e| fault::driver(called())(e))?;
         let values = values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());

@@ -106,6 +106,12 @@ fn open_cublaslt(places: &Places) -> Option<Found> {
     (version >= CUBLASLT_MIN).then(|| Found { version: version as u64, path: mapped(CUBLASLT) })
 }
 
+/// The first of these files in the folders that are looked in before the loader's own path, and all places that were or will be searched.
+pub(crate) fn find(names: &[&str]) -> (Option<PathBuf>, Vec<String>) {
+    let places = Places::of_environment();
+    (places.find(names), places.searched())
+}
+
 /// The file that a loaded library came from.
 fn mapped(stem: &str) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;

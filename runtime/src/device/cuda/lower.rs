@@ -2,14 +2,15 @@
 
 use super::super::call::{Address, Operand};
 use super::super::element_bytes;
-use super::super::lower::{Reason, address, span};
-use super::call::{Call, Launch, Part};
+use super::super::lower::{Reason, address_of, check_sum, parts, span};
+use super::call::{Call, Launch, Part, Shared};
 use super::memory::DeviceArenas;
 use super::product::{Extra, Key, Product, Shape, Side};
+use crate::communicator::{Kind, Team};
 use cudarc::driver::sys;
 use dspc_program::{
-    Action, Arg, Buffer, BufferId, ElementType, Entry, Extent, Fused, Gemm, GpuLaunch, Instruction, KernelId,
-    Matrix, Over, OwnProduct, Place, Program,
+    Action, Arg, Buffer, BufferId, Collective, CollectiveKind, ElementType, Entry, Extent, Fused, Gemm,
+    GpuLaunch, Instruction, KernelId, Matrix, Over, OwnProduct, Place, Program,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub(super) type Functions<'a> = dyn FnMut(&GpuLaunch) -> Result<sys::CUfunction,
 pub(super) struct Lowering<'a> {
     program: &'a Program,
     address: &'a dyn Fn(&Buffer) -> u64,
+    /// This rank's teams.
+    teams: &'a [Team],
     /// The parts of each kernel.
     parts: Vec<Arc<[Part]>>,
     /// Distinct products, and the number of each.
@@ -38,6 +41,7 @@ impl<'a> Lowering<'a> {
         program: &'a Program,
         launches: &[Vec<GpuLaunch>],
         address: &'a dyn Fn(&Buffer) -> u64,
+        teams: &'a [Team],
         function: &mut Functions<'_>,
     ) -> Result<Result<Self, Reason>, crate::error::Error> {
         if launches.len() != program.kernels.len() {
@@ -77,7 +81,7 @@ impl<'a> Lowering<'a> {
             }
             parts.push(all.into());
         }
-        Ok(Ok(Self { program, address, parts, keys: BTreeMap::new() }))
+        Ok(Ok(Self { program, address, teams, parts, keys: BTreeMap::new() }))
     }
 
     pub(super) fn entry(&mut self, entry: &Entry) -> Result<Vec<Call>, Reason> {
@@ -87,7 +91,12 @@ impl<'a> Lowering<'a> {
     fn block(&mut self, body: &[Instruction]) -> Result<Vec<Call>, Reason> {
         body.iter()
             .map(|instruction| {
-                self.action(instruction).map_err(|reason| format!("{}: {reason}", instruction.origin))
+                let call = self.action(instruction).and_then(|call| match instruction.when {
+                    None => Ok(call),
+                    Some(when) if when.at < when.every => Ok(Call::At { when, call: Box::new(call) }),
+                    Some(_) => Err("turns that there are none of".into()),
+                });
+                call.map_err(|reason| format!("{}: {reason}", instruction.origin))
             })
             .collect()
     }
@@ -99,11 +108,14 @@ impl<'a> Lowering<'a> {
             Action::Gemm(gemm) => Ok(Call::Product(Box::new(self.product(gemm)?), origin)),
             Action::Zero { at } => {
                 let buffer = self.buffer(at.buffer)?;
-                let elements = buffer.elements.checked_sub(at.elements).ok_or("zeroes nothing")?;
+                let rest = buffer.elements.checked_sub(at.elements).ok_or("zeroes nothing")?;
+                let elements = at.shard.map_or(rest, |shard| shard.elements);
                 let bytes = (elements * element_bytes(buffer.dtype)) as usize;
                 Ok(Call::Zero { at: self.address(*at, elements)?, bytes, origin })
             }
-            Action::Collective(_) => Err("ranks that talk to one another".into()),
+            Action::Collective(collective) => {
+                self.collective(collective).map(|shared| Call::Collective(Box::new(shared), origin))
+            }
             Action::Loop { over, count, reverse, body } => {
                 let (count, reverse, body) = (*count, *reverse, self.block(body)?);
                 Ok(match over {
@@ -112,6 +124,25 @@ impl<'a> Lowering<'a> {
                 })
             }
         }
+    }
+
+    fn collective(&self, collective: &Collective) -> Result<Shared, Reason> {
+        let arena = |index: u32| {
+            let first = self.program.buffers.iter().find(|buffer| buffer.arena == index);
+            first.map_or(0, |buffer| ((self.address)(buffer) - buffer.offset) as usize)
+        };
+        let parts = parts(self.program, self.teams, collective, &arena)?;
+        let (kind, sum) = match collective.kind {
+            CollectiveKind::AllGather => (Kind::AllGather, None),
+            CollectiveKind::ReduceScatter { sum, tree } => {
+                let index = sum.0 as usize;
+                let kernel = self.program.kernels.get(index).ok_or_else(|| format!("no kernel {index}"))?;
+                check_sum(kernel, &self.teams[collective.group as usize], &parts)?;
+                (Kind::ReduceScatter { tree }, Some(Arc::clone(&self.parts[index])))
+            }
+        };
+        let members = self.teams[collective.group as usize].members.len();
+        Ok(Shared { kind, group: collective.group, members, parts, sum })
     }
 
     fn launch(&self, id: KernelId, args: &[Arg]) -> Result<Launch, Reason> {
@@ -214,7 +245,7 @@ impl<'a> Lowering<'a> {
 
     fn address(&self, place: Place, elements: u64) -> Result<Address, Reason> {
         let start = |buffer: &Buffer| std::ptr::without_provenance_mut((self.address)(buffer) as usize);
-        address(self.program, place, elements, start)
+        address_of(self.program, self.teams, place, elements, start)
     }
 
     fn buffer(&self, id: BufferId) -> Result<&'a Buffer, Reason> {

@@ -2,6 +2,7 @@
 
 use super::context::Gpu;
 use super::fault;
+use crate::communicator::Range;
 use crate::error::Error;
 use cudarc::driver::{result, sys};
 use dspc_program::{Buffer, Program};
@@ -63,6 +64,11 @@ impl DeviceArenas {
     /// First byte of a buffer's slot 0. The buffer was checked to lie in its arena.
     pub(super) fn address(&self, buffer: &Buffer) -> sys::CUdeviceptr {
         self.blocks[buffer.arena as usize].at + buffer.offset
+    }
+
+    /// Where each arena lies.
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        self.blocks.iter().map(|block| Range { address: block.at as usize, bytes: block.bytes }).collect()
     }
 
     pub(super) fn zero(&self) -> Result<(), Error> {

@@ -645,3 +645,76 @@ fn a_row_kernel_follows_its_product() {
     d.run(EntryKind::Train).unwrap();
     assert_eq!(floats(&d, log, 2), [1.0, 160.0], "10 · c[0, 0], c[0, 0] = 64 / 4");
 }
+
+/// Each rank's four elements a member are added up and gathered again, three times over.
+fn over_nccl(world: u64, tree: bool, dir: &Path) -> Result<Vec<Vec<f32>>, Error> {
+    use crate::communicator::nccl::OverNccl;
+    use crate::communicator::{guarded, local};
+    use crate::fixture::across;
+    use dspc_program::{Collective, CollectiveKind, Part, Shard};
+    let mut b = Builder::new();
+    across(&mut b, world);
+    let all = 4 * world;
+    let gradient = b.buffer("gradient", F32, all, 1, Role::Inner);
+    let sum = b.kernel(&format!("sum_{world}"), 1, &vec![F32; world as usize + 1], false, "");
+    let whole = Place::of(gradient);
+    let own = Place { shard: Some(Shard { group: 0, elements: 4 }), ..whole };
+    let part = |from, to| vec![Part { from, to, elements: 4 }];
+    let collective = |kind, parts| instruction(Action::Collective(Collective { kind, group: 0, parts }));
+    b.program.train.body = vec![
+        collective(CollectiveKind::ReduceScatter { sum, tree }, part(whole, own)),
+        collective(CollectiveKind::AllGather, part(own, whole)),
+    ];
+    let nccl = crate::launch::nccl::library().map_err(Error::launch)?;
+    let id = nccl.unique_id().map_err(Error::launch)?;
+    let (target, options) = (target(&b, 0), options(dir));
+    std::thread::scope(|scope| {
+        let rank = |host: local::Local| {
+            let (b, target, options) = (&b, &target, &options);
+            scope.spawn(move || {
+                let rank = host.rank();
+                let communicator: Arc<dyn Communicator> = Arc::new(OverNccl::new(Arc::new(host), id, rank)?);
+                guarded(&*communicator, || {
+                    let communicator = Arc::clone(&communicator);
+                    let mut d = Cuda::of_rank(&b.program, target, PTX.as_bytes(), options, communicator)?;
+                    let values: Vec<f32> = (0..all).map(|i| (i + 10 * rank) as f32).collect();
+                    for _ in 0..3 {
+                        d.write(gradient, 0, bytemuck::cast_slice(&values))?;
+                        d.run(EntryKind::Train)?;
+                    }
+                    Ok(floats(&d, gradient, all as usize))
+                })
+            })
+        };
+        let ranks: Vec<_> = local::ranks(world).into_iter().map(rank).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// With one card a world of one; with two a world of two as well.
+#[test]
+fn collectives_over_nccl_are_recorded_and_replayed() {
+    if !gpu() {
+        return;
+    }
+    if let Err(error) = crate::launch::nccl::library() {
+        eprintln!("SKIPPED: {error}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cards = driver::device::get_count().unwrap() as u64;
+    for world in 1..=2 {
+        if world > cards {
+            eprintln!("SKIPPED: {world} ranks need as many cards");
+            continue;
+        }
+        for tree in [true, false] {
+            let begun = Instant::now();
+            let seen = over_nccl(world, tree, dir.path()).unwrap();
+            let ranks = |i: u64| (0..world).map(|rank| (i + 10 * rank) as f32).sum::<f32>();
+            let expected: Vec<f32> = (0..4 * world).map(ranks).collect();
+            assert!(seen.iter().all(|rank| *rank == expected), "{world} ranks, tree {tree}: {seen:?}");
+            eprintln!("{world} rank(s) over NCCL, tree {tree}: {:.1} s", begun.elapsed().as_secs_f64());
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use super::*;
 use crate::communicator::{Communicator, guarded};
 use crate::launch::discover::{Discovered, Environment, Flags, discover};
-use crate::launch::join::{Facts, join_host};
+use crate::launch::join::{Facts, On, join_host};
 use rustix::process::test_kill_process;
 use std::sync::Mutex;
 
@@ -66,7 +66,7 @@ fn rank() -> i32 {
         report(&cause.error());
         std::process::exit(8)
     };
-    let joined = join_host(&rank, &facts, &environment, "dspc run x.dspx", give_up, &mut |_| ());
+    let joined = join_host(&rank, On::Cpu, &facts, &environment, "dspc run x.dspx", give_up, &mut |_| ());
     let communicator = match joined {
         Ok(communicator) => communicator,
         Err(error) => return report(&error),

@@ -18,36 +18,41 @@ pub(super) fn admits(first: &Hello, there: &BTreeMap<u64, Hello>, came: &Hello) 
 
 /// All ranks, by rank: what most have is right, rank 0's where no one has more; the first that differs is named.
 pub(super) fn agree(ranks: &[Hello]) -> Result<(), LaunchError> {
-    let facts: [(Odd, fn(&Hello) -> &str); 4] = [
-        (Odd::Version, |r| &r.version),
-        (Odd::Program, |r| &r.program),
-        (Odd::Lock, |r| &r.lock),
-        (Odd::Data, |r| &r.data),
-    ];
-    for (what, fact) in facts {
-        let count = |value: &str| ranks.iter().filter(|r| fact(r) == value).count();
-        let mut right = ranks.first().map_or("", fact);
+    for what in [Odd::Version, Odd::Program, Odd::Lock, Odd::Data] {
+        let mut counts = BTreeMap::<&str, usize>::new();
         for rank in ranks {
-            if count(fact(rank)) > count(right) {
-                right = fact(rank);
+            *counts.entry(fact(what, rank)).or_default() += 1;
+        }
+        let mut right = ranks.first().map_or("", |rank| fact(what, rank));
+        for (value, count) in &counts {
+            if *count > counts.get(right).copied().unwrap_or(0) {
+                right = value;
             }
         }
-        if let Some(odd) = ranks.iter().find(|r| fact(r) != right) {
-            let shown = |text: &str| match text {
-                "" => "none".to_string(),
-                text => text.chars().take(16).collect(),
-            };
-            return Err(LaunchError::OddRank {
-                rank: odd.rank,
-                process: odd.who(),
-                what,
-                of: (count(right) as u64, ranks.len() as u64),
-                found: shown(fact(odd)),
-                expected: shown(right),
-            });
-        }
+        let Some(odd) = ranks.iter().find(|rank| fact(what, rank) != right) else { continue };
+        let shown = |text: &str| match text {
+            "" => "none".to_string(),
+            text => text.chars().take(16).collect(),
+        };
+        return Err(LaunchError::OddRank {
+            rank: odd.rank,
+            process: odd.who(),
+            what,
+            of: (counts[right] as u64, ranks.len() as u64),
+            found: shown(fact(what, odd)),
+            expected: shown(right),
+        });
     }
     Ok(())
+}
+
+fn fact(what: Odd, rank: &Hello) -> &str {
+    match what {
+        Odd::Version => &rank.version,
+        Odd::Program => &rank.program,
+        Odd::Lock => &rank.lock,
+        Odd::Data => &rank.data,
+    }
 }
 
 #[cfg(test)]
