@@ -3,7 +3,7 @@
 //! A thread holds runs of `wide` neighbouring columns, one 16-byte access each where rows allow it; runs of one turn lie side by side over the
 //! threads of a row. Up to [`HELD_MAX`](super::layout) elements stay in registers from pass to pass; longer rows are copied to shared memory at once, as far as they
 //! fit, and walked again for each pass.
-//! Columns past the end are read as the last run and kept out of reductions and stores: no access needs a branch but the store.
+//! Columns past the end are read as another run and kept out of reductions and stores: no access needs a branch but the store.
 //!
 //! A reduction is a thread's own values in order, a butterfly over the warp, and for a block one number a warp through shared memory: the
 //! same tree at every run.
@@ -279,7 +279,15 @@ impl Kernel<'_> {
             (f.int(column.ty, cols as i64), f.int(column.ty, ((cols.div_ceil(wide) - 1) * wide) as i64));
         let inside = f.order(Order::Below, column, end);
         let ragged = self.layout.ragged.then_some(column);
-        Run { column: f.minu(column, last), inside: Some(inside), ragged, kept: true }
+        let column = match self.stash.bytes {
+            0 => f.minu(column, last),
+            // A thread looks at nothing in shared memory that is another's: its own first run is inside.
+            _ => {
+                let own = f.times(self.thread, wide);
+                f.select(inside, column, own)
+            }
+        };
+        Run { column, inside: Some(inside), ragged, kept: true }
     }
 
     /// A run of a turn of which all threads' runs are wholly inside.
@@ -581,10 +589,12 @@ impl Kernel<'_> {
             let to = address(f, dtype, shared, run.column);
             let from = address(f, dtype, place.reads[input], run.column);
             let bytes = self.layout.wide * dtype.bytes() as u32;
-            for piece in (0..bytes).step_by(16) {
-                let (to, from) = (f.bytes_after(to, piece.into()), f.bytes_after(from, piece.into()));
-                f.copy_async(to, from, bytes.min(16), None);
-            }
+            guarded(f, run.inside, |f| {
+                for piece in (0..bytes).step_by(16) {
+                    let (to, from) = (f.bytes_after(to, piece.into()), f.bytes_after(from, piece.into()));
+                    f.copy_async(to, from, bytes.min(16), None);
+                }
+            });
         }
     }
 
