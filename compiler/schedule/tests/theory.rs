@@ -33,7 +33,8 @@ fn sent(program: &Program, body: &[Instruction], (turn, micro): (u64, u64)) -> u
         Action::Collective(collective) => {
             let others = program.groups[collective.group as usize].size - 1;
             let state = |name: &str| !name.starts_with("squares") && !name.starts_with("loss");
-            let parts = collective.parts.iter().filter(|p| state(&program.buffers[p.from.buffer.0 as usize].name));
+            let parts =
+                collective.parts.iter().filter(|p| state(&program.buffers[p.from.buffer.0 as usize].name));
             parts.map(|p| p.elements * others).sum()
         }
         Action::Loop { over, count, body, .. } => (0..*count)
@@ -54,7 +55,9 @@ fn padding(compiled: &Compiled, ranks: u64) -> u64 {
 fn bytes_and_traffic_follow_the_theory() {
     for ranks in [1, 2, 4, 8] {
         for accumulation in [1, 2, 4] {
-            for (stage, deterministic) in [(0, false), (1, false), (2, false), (3, false), (0, true), (1, true), (3, true)] {
+            for (stage, deterministic) in
+                [(0, false), (1, false), (2, false), (3, false), (0, true), (1, true), (3, true)]
+            {
                 let more = format!("zero = stage({stage}, keep_below: 0)\ndeterministic = {deterministic}");
                 let compiled = compiled(ranks, accumulation, &more);
                 let params = compiled.plan.train.graph.param_elements();
@@ -65,7 +68,8 @@ fn bytes_and_traffic_follow_the_theory() {
                 assert_eq!(bytes.parameters, 2 * padded / by(3));
                 assert_eq!(bytes.gradients, 4 * padded / by(2));
                 assert_eq!((bytes.masters, bytes.moments), (4 * padded / by(1), 8 * padded / by(1)));
-                let arena = |name: &str| compiled.program.arenas.iter().find(|a| a.name == name).unwrap().bytes;
+                let arena =
+                    |name: &str| compiled.program.arenas.iter().find(|a| a.name == name).unwrap().bytes;
                 assert_eq!(arena("parameters"), bytes.parameters);
                 assert_eq!(arena("optimizer"), bytes.masters + bytes.moments);
                 let sums = dspc_plan::deterministic_cost(&compiled.plan).map_or(0, |cost| cost.bytes);

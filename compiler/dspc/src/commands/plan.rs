@@ -124,7 +124,10 @@ fn print_communication(lowered: &Lowered) {
         println!("communication   none: one rank");
     } else {
         let overlap = if plan.zero.overlap { ", beside compute" } else { "" };
-        println!("communication   a rank of {ranks} sends in a step, ZeRO stage {}{overlap}", plan.zero.stage);
+        println!(
+            "communication   a rank of {ranks} sends in a step, ZeRO stage {}{overlap}",
+            plan.zero.stage
+        );
         for (name, kind, of) in EXCHANGES {
             let these = plan.collectives.iter().filter(|c| c.kind == kind && c.of == of);
             let sent: u64 = these.map(|c| c.sent(plan)).sum();

@@ -34,7 +34,10 @@ fn reader_of_partial<'p>(plan: &'p Plan, graph: &'p Graph, block: &'p Block) -> 
 }
 
 fn moments(plan: &Plan, class: ClassId, axis: AxisId, what: (CollectiveKind, Exchanged)) -> Vec<Moment> {
-    let these = plan.collectives.iter().filter(|c| c.class == Some(class) && c.axis == axis && (c.kind, c.of) == what);
+    let these = plan
+        .collectives
+        .iter()
+        .filter(|c| c.class == Some(class) && c.axis == axis && (c.kind, c.of) == what);
     these.map(|c| c.moment).collect()
 }
 
@@ -50,7 +53,10 @@ fn completed(plan: &Plan, param: ParamId, axis: AxisId) -> Result<(), String> {
     let whole = plan.holdings[class.0 as usize].gradients == Held::Whole;
     let early = found[0] == Moment::Backward && whole && !plan.deterministic;
     if early && plan.batch.accumulation > 1 {
-        return Err(format!("class `{}` is summed over {axis} while it still grows", plan.partition.class(class).name));
+        return Err(format!(
+            "class `{}` is summed over {axis} while it still grows",
+            plan.partition.class(class).name
+        ));
     }
     Ok(())
 }

@@ -21,7 +21,10 @@ pub(super) fn verify(plan: &Plan) -> Result<(), String> {
     let scaled = Scaling::of(&plan.train.precision).is_scaled();
     let seeds = readers(graph, backward, &Input::LossScale);
     if scaled != (seeds > 0) {
-        return Err(format!("the loss' gradient is scaled {seeds} times, and the update {}", u32::from(scaled)));
+        return Err(format!(
+            "the loss' gradient is scaled {seeds} times, and the update {}",
+            u32::from(scaled)
+        ));
     }
     Ok(())
 }
