@@ -225,6 +225,14 @@ fn sixteen_bits() {
     }
 }
 
+/// What a GPU may round to TF32 is marked, and means the same.
+#[test]
+fn tf32() {
+    for path in ["suite/layers/gpt2.dsp", "suite/layers/llama.dsp"] {
+        means(path, &[("train {", "precision = tf32\ntrain {")]);
+    }
+}
+
 #[test]
 fn dropout_in_sixteen_bits() {
     let dropout = ("context: 4)", "context: 4, dropout: 0.3)");
