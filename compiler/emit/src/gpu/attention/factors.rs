@@ -137,7 +137,7 @@ pub(super) fn multiply(
     sums: &mut [Vec<Quad>],
 ) {
     match (with.0, right.0) {
-        (Factors::Split, Right::Tile) => return multiply_apart(f, with, left, right, sums),
+        (Factors::Split, Right::Tile) => multiply_apart(f, with, left, right, sums),
         (Factors::Split, Right::Transposed) => {
             let zero = f.float(1, 0.0);
             let before = sums.to_vec();
