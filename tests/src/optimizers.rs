@@ -18,8 +18,8 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "adamw", optimizer: "adamw(lr: 3e-3, weight_decay: 0.1)", loss: 2.75 },
     Case { name: "adam", optimizer: "adam(lr: 3e-3)", loss: 2.75 },
-    Case { name: "sgd", optimizer: "sgd(lr: 0.3, momentum: 0.9, nesterov: true)", loss: 3.0 },
-    Case { name: "lion", optimizer: "lion(lr: 5e-4, weight_decay: 0.5)", loss: 2.85 },
+    Case { name: "sgd", optimizer: "sgd(lr: 0.3, momentum: 0.9, nesterov: true)", loss: 3.05 },
+    Case { name: "lion", optimizer: "lion(lr: 1e-3, weight_decay: 0.3)", loss: 2.9 },
     Case { name: "lamb", optimizer: "lamb(lr: 2e-2, weight_decay: 0.01)", loss: 2.85 },
     Case { name: "adafactor", optimizer: "adafactor(lr: 3e-3)", loss: 2.85 },
     Case { name: "muon", optimizer: "muon(lr: 0.02, adam_lr: 3e-3)", loss: 2.75 },

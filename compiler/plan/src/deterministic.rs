@@ -28,7 +28,8 @@ pub fn deterministic_cost(plan: &Plan) -> Option<DeterministicCost> {
     });
     let accumulation = plan.batch.accumulation;
     let elements = reduced.map(|c| c.sent(plan) / accumulation * (accumulation - 1)).sum();
-    let shards: u64 = plan.partition.classes.iter().map(|c| c.turns * plan.partition.shard(c)).sum();
+    let trained = plan.partition.classes.iter().filter(|c| !plan.partition.update(c).frozen);
+    let shards: u64 = trained.map(|c| c.turns * plan.partition.shard(c)).sum();
     let levels = u64::from(accumulation.max(1).ilog2());
     let bytes = levels * shards * Storage::of(&plan.train.precision).accumulate.bytes();
     Some(DeterministicCost { elements, bytes })

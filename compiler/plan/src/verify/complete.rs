@@ -2,7 +2,7 @@
 
 use dspc_graph::ir::{Block, Graph, ParamId, Step, ValueId};
 
-use crate::{AxisId, ClassId, CollectiveKind, Exchanged, Held, Moment, Plan};
+use crate::{AxisId, ClassId, CollectiveKind, Exchanged, Held, Holding, Moment, Plan};
 
 pub(super) fn verify(plan: &Plan) -> Result<(), String> {
     if let Some((value, op)) = reader_of_partial(plan, &plan.train.graph, &plan.train.graph.body) {
@@ -70,7 +70,20 @@ fn gathered(plan: &Plan, class: ClassId) -> Result<(), String> {
     let holding = plan.holdings[class.0 as usize];
     let gather = |of| moments(plan, class, axis, (CollectiveKind::AllGather, of));
     let (gradients, parameters) = (gather(Exchanged::Gradients), gather(Exchanged::Parameters));
+    let update = plan.partition.update(plan.partition.class(class));
+    if update.frozen {
+        let silent = holding == Holding::WHOLE && gradients.is_empty() && parameters.is_empty();
+        let name = &plan.partition.class(class).name;
+        return if silent { Ok(()) } else { Err(format!("class `{name}` is frozen, and ranks exchange it")) };
+    }
     let whole_update = holding.optimizer == Held::Whole;
+    let for_rule = gather(Exchanged::Tensors).len() + gather(Exchanged::Lengths).len();
+    if (for_rule > 0) != (update.by_tensor() && !whole_update) {
+        let name = &plan.partition.class(class).name;
+        return Err(format!(
+            "what the rule of class `{name}` needs of other ranks is gathered {for_rule} times"
+        ));
+    }
     let expected = match (whole_update, holding.parameters) {
         (true, _) => vec![],
         (false, Held::Whole) => vec![Moment::AfterUpdate],

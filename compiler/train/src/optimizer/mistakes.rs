@@ -55,7 +55,8 @@ fn takes_nothing(graph: &Graph, group: &ParamGroup) -> Diagnostic {
         .filter(|p| ParamGroup { dims: None, ..group.clone() }.takes(&p.name, 0))
         .collect();
     if let (Some(wanted), Some(first)) = (group.dims, by_name.first()) {
-        let title = format!("no parameter that fits `{pattern}` has {wanted} dims");
+        let dims = if wanted == 1 { "dim" } else { "dims" };
+        let title = format!("no parameter that fits `{pattern}` has {wanted} {dims}");
         return Diagnostic::error("E0451", title, group.names.span, "takes nothing").note(format!(
             "`{}` has {}",
             first.name,
