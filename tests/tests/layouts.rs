@@ -179,7 +179,6 @@ fn memory_is_what_was_planned() {
         let layout = Layout { ranks: ranks.parse().unwrap(), stage: stage.parse().unwrap(), ..ALONE };
         return measure(layout);
     }
-    let mut held = vec![];
     for (ranks, stage) in [(1, 0), (4, 0), (4, 1), (4, 2), (4, 3)] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "memory_is_what_was_planned", "--nocapture"])
@@ -200,9 +199,7 @@ fn memory_is_what_was_planned() {
             seen + planned / 8 + slack / 4 >= planned,
             "{ranks} ranks, stage {stage}: {seen} bytes, planned {planned}"
         );
-        held.push(planned / ranks);
     }
-    assert!(held[1..].windows(2).all(|pair| pair[1] < pair[0]), "each stage holds less: {held:?}");
 }
 
 /// Prints what is planned for all ranks, and by how much the process grew.
