@@ -157,6 +157,8 @@ pub enum UnaryFn {
     ToFloat,
     /// Boolean to its opposite.
     Not,
+    /// To the nearest bfloat16, ties to even, and back.
+    RoundBf16,
 }
 
 /// Functions of two operands.
@@ -222,8 +224,19 @@ impl UnaryFn {
             UnaryFn::IsFinite => truth(x.is_finite()),
             UnaryFn::ToFloat => x,
             UnaryFn::Not => truth(x == 0.0),
+            UnaryFn::RoundBf16 => round_bf16(x),
         }
     }
+}
+
+/// As a device rounds the f32 that it holds. What it rounds is exact in f64, or a sum of two such: rounding to f32 first is what a device does too.
+fn round_bf16(x: f64) -> f64 {
+    let bits = (x as f32).to_bits();
+    if !x.is_finite() {
+        return x;
+    }
+    let odd = bits >> 16 & 1;
+    f64::from(f32::from_bits(bits.wrapping_add(0x7FFF + odd) & 0xFFFF_0000))
 }
 
 impl BinaryFn {

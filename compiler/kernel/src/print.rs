@@ -176,6 +176,7 @@ fn unary(f: UnaryFn) -> &'static str {
         UnaryFn::IsFinite => "is_finite",
         UnaryFn::ToFloat => "float",
         UnaryFn::Not => "not",
+        UnaryFn::RoundBf16 => "bf16",
     }
 }
 

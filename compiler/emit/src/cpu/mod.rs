@@ -3,7 +3,7 @@
 mod attention;
 mod combine;
 mod level;
-mod memory;
+pub(crate) mod memory;
 mod row;
 mod scatter;
 

@@ -290,7 +290,7 @@ pub(crate) fn weight(node: &Node) -> u32 {
         Node::Unary(UnaryFn::Exp | UnaryFn::Log, _) => 16,
         Node::Unary(UnaryFn::Tanh | UnaryFn::Erf, _) => 20,
         Node::Unary(UnaryFn::Sqrt | UnaryFn::Rsqrt | UnaryFn::Reciprocal, _) => 6,
-        Node::Binary(BinaryFn::Divide, ..) => 6,
+        Node::Unary(UnaryFn::RoundBf16, _) | Node::Binary(BinaryFn::Divide, ..) => 6,
         Node::Uniform { .. } => 120,
         _ => 1,
     }

@@ -2,7 +2,9 @@
 
 use super::analysis::{Analysis, Kind};
 use super::math::{self, Target};
+use crate::cpu::memory::{narrow, widen};
 use crate::mlir::{Element, Function, Order, Type, Value};
+use dspc_graph::ir::DType;
 use dspc_graph::rowfn::{BinaryFn, Node, NodeId, UnaryFn};
 
 /// Emits a node that touches neither memory nor position: constants and functions. `operand` gives the value of each node it uses.
@@ -59,6 +61,10 @@ fn unary(f: &mut Function, target: Target, function: UnaryFn, kind: Kind, x: Val
             f.compare("olt", size, infinity)
         }
         UnaryFn::ToFloat => f.float_of_int(x),
+        UnaryFn::RoundBf16 => {
+            let bits = narrow(f, DType::Bf16, x);
+            widen(f, DType::Bf16, bits)
+        }
         UnaryFn::Not => {
             let truth = f.int(x.ty, 1);
             f.xor(x, truth)

@@ -149,6 +149,7 @@ fn unary(function: UnaryFn, x: Ball) -> Ball {
         UnaryFn::IsFinite => truth(x.x.is_finite(), false),
         UnaryFn::ToFloat => Ball { x: x.x, e: x.x.abs() * 2f64.powi(-24) },
         UnaryFn::Not => truth(x.x == 0.0, x.e > 0.0),
+        UnaryFn::RoundBf16 => Ball { x: function.apply(x.x), e: x.e + x.x.abs() * 2f64.powi(-8) },
     }
 }
 

@@ -1,9 +1,9 @@
 //! The sum over ranks: a shard of each, added as a binary tree over neighbours, (r0 + r1) + (r2 + r3).
 //!
-//! The tree's order is part of what the program means: it is the same wherever the shards come from.
+//! The tree's order is part of what the program means: it is the same wherever the shards come from. Every node is rounded to the gradients' type.
 
 use dspc_graph::ir::DType;
-use dspc_graph::rowfn::{Access, BinaryFn, InputId, Node, NodeId, RowMap};
+use dspc_graph::rowfn::{Access, BinaryFn, InputId, Node, NodeId, RowMap, UnaryFn};
 use dspc_plan::GRID_ELEMENTS;
 
 use crate::describe::{Kernel, Read, RowKernel, Split, Target, Write};
@@ -25,6 +25,10 @@ pub(super) fn sum_over_ranks(ranks: u64, elements: u64, dtype: DType, pool: &mut
         let pair = |pair: &[NodeId]| match pair {
             [a, b] => {
                 nodes.push(Node::Binary(BinaryFn::Add, *a, *b));
+                // A sum of two neighbours is one that a rank stores, where the two are its own micro-batches.
+                if dtype == DType::Bf16 {
+                    nodes.push(Node::Unary(UnaryFn::RoundBf16, NodeId(nodes.len() as u32 - 1)));
+                }
                 NodeId(nodes.len() as u32 - 1)
             }
             one => one[0],
