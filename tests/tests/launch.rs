@@ -3,7 +3,12 @@
 //! What needs a launcher that is not here is skipped by name. For MPI's data plane the plug-in is built first, once for each MPI:
 //! `MPICC=mpicc.openmpi cargo build --manifest-path runtime/mpi/Cargo.toml --target-dir target/mpi-openmpi`, and the same for `mpich`.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a panic is the report, a line says what did not run or what a child measured"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

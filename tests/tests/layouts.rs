@@ -1,7 +1,12 @@
 //! Whole runs on several ranks of this machine: every way of sharing a model out trains to the same bits where the spec says so, any number of
 //! ranks reads any other's checkpoints, and memory is what was planned.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a panic is the report, a line says what did not run or what a child measured"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

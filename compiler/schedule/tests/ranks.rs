@@ -118,7 +118,8 @@ fn deterministic() {
 /// Sums of bf16 gradients are rounded at every node, on one rank as on many; in f64, whose other sums are exact enough to be the same.
 #[test]
 fn every_sum_of_16_bits_is_rounded() {
-    let compiled = compiled("gpt2", Family::Cpu, 4, 1, "precision = bf16(accumulate: bf16)\ndeterministic = true");
+    let compiled =
+        compiled("gpt2", Family::Cpu, 4, 1, "precision = bf16(accumulate: bf16)\ndeterministic = true");
     let kernels = dspc_kernel::print(&compiled.kernels);
     let (_, sum) = kernels.split_once("sum_ranks").unwrap();
     let sum = sum.split("\n\n").next().unwrap();
