@@ -249,6 +249,6 @@ fn what_a_launcher_says_wrongly_is_told_before_anything_is_built() {
         [("DSPC_RANK", "1"), ("DSPC_WORLD", "4"), ("DSPC_LOCAL_RANK", "1"), ("DSPC_LOCAL_WORLD", "2")];
     let (code, talk) = refuse(&hosts);
     assert_eq!(code, 5, "{talk}");
-    assert!(talk.contains("error[R0830]: 4 CPU ranks on 2 hosts"), "{talk}");
+    assert!(talk.contains("error[R0830]: 4 ranks on 2 hosts"), "{talk}");
     assert!(talk.contains("mpirun -np 4 --hostfile hosts dspc run train.dsp --comm mpi"), "{talk}");
 }
