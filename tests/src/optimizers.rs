@@ -48,3 +48,15 @@ pub fn spec(optimizer: &str, precision: &str) -> String {
          train {{ batch: 16, micro_batch: 8, steps: {STEPS}, eval: every({STEPS}, batches: 20), checkpoint: every(20) }}\n"
     )
 }
+
+/// A few steps of a case over ranks, with bits that do not depend on their number.
+pub fn spread(optimizer: &str, ranks: u64, stage: u64) -> String {
+    format!(
+        "use std::gpt2\n\
+         model = gpt2::gpt2(layers: 2, heads: 2, width: 32, vocab: data.vocab, context: data.sequence)\n\
+         data {{ text: [\"data/shakespeare.txt\"], tokenizer: \"bytes\", sequence: 24 }}\n\
+         optimizer = {optimizer}\nprecision = bf16\ndeterministic = true\n\
+         parallel = mesh(data: {ranks})\nzero = stage({stage}, keep_below: 100)\n\
+         train {{ batch: 8, micro_batch: 1, steps: 4 }}\n"
+    )
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use dspc_runtime::train::{RunOptions, Summary};
 use dspc_runtime::{Artifact, Silent};
-use dspc_tests::optimizers::{CASES, STEPS, path, spec};
+use dspc_tests::optimizers::{CASES, STEPS, path, spec, spread};
 use dspc_tests::{compile_text, file};
 
 fn artifact(text: &str, folder: &Path) -> Artifact {
@@ -60,5 +60,27 @@ fn every_optimizer_updates_masters_in_sixteen_bits() {
         let artifact = artifact(&spec(case.optimizer, "bf16"), folder.path());
         let loss = train(&artifact, folder.path(), "run", false, None).eval_loss.unwrap();
         assert!(loss <= case.loss + 0.1, "{}: {loss}", case.name);
+    }
+}
+
+/// The fingerprint of parameters and of all that the optimizer keeps.
+fn fingerprint(optimizer: &str, ranks: u64, stage: u64) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let artifact = artifact(&spread(optimizer, ranks, stage), folder.path());
+    train(&artifact, folder.path(), "run", false, None).fingerprint
+}
+
+#[test]
+fn every_layout_trains_to_the_same_bits_under_every_optimizer() {
+    let scaled = "adafactor(lr: 3e-3, scale_parameter: true, weight_decay: 0.1)";
+    for optimizer in CASES.iter().map(|case| case.optimizer).chain([scaled]) {
+        let alone = fingerprint(optimizer, 1, 0);
+        for (ranks, stage) in [(2, 1), (4, 2), (2, 3)] {
+            assert_eq!(
+                fingerprint(optimizer, ranks, stage),
+                alone,
+                "{optimizer} on {ranks} ranks, stage {stage}"
+            );
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The update: norm, scalars of the step, and one optimizer kernel a group of the partition.
 
 use dspc_graph::ir::DType;
-use dspc_graph::rowfn::{Access, RowFn, RowMap, Yield};
+use dspc_graph::rowfn::{Access, Node, RowFn, RowMap, Yield};
 use dspc_plan::Plan;
 use dspc_program::Family;
 use dspc_train::optimizer::scaler::Scaling;
@@ -144,7 +144,9 @@ fn launch_by(pool: &mut Pool, stem: &str, function: RowFn, operands: Vec<Place>,
     };
     let writes: Vec<Write> = function.outputs.iter().enumerate().map(write).collect();
     let sums = writes.iter().any(|w| matches!(w.what, Target::ColumnSum(_)));
+    let reduces = function.nodes.iter().any(|node| matches!(node, Node::Reduce(..)));
     let flat = row_stride == cols
+        && !reduces
         && reads.iter().all(|r| {
             matches!(&r.access, Access::Element(m) if *m == RowMap::EACH) || r.access == Access::Scalar
         })
