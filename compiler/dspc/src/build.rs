@@ -78,12 +78,25 @@ pub fn cached(
     }
     let key = key(&lowered, target);
     let directory = cache_dir().join("artifacts").join(format!("{}-{key}.dspx", spec.name));
-    let whole =
-        artifact::read(&directory, family(target)).and_then(|artifact| artifact.kernels(target).map(|_| ()));
-    if whole.is_err() {
-        write(&[lowered], &[target.to_string()], &directory)?;
+    let is_whole = || {
+        let artifact = artifact::read(&directory, family(target));
+        artifact.and_then(|artifact| artifact.kernels(target).map(|_| ())).is_ok()
+    };
+    if !is_whole() {
+        // Ranks that a launcher starts come here together: one builds, and the others find what it built.
+        let _turn = lock(&directory.with_extension("lock"));
+        if !is_whole() {
+            write(&[lowered], &[target.to_string()], &directory)?;
+        }
     }
     Ok((directory, family(target)))
+}
+
+/// Holds a file until it is dropped; where it cannot be had, whoever writes beside it says why.
+fn lock(path: &Path) -> Option<std::fs::File> {
+    std::fs::create_dir_all(path.parent()?).ok()?;
+    let file = std::fs::File::create(path).ok()?;
+    file.lock().ok().map(|()| file)
 }
 
 /// Why there are no kernels for a GPU, if it is for one.
