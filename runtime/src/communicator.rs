@@ -17,7 +17,9 @@ use crate::error::Error;
 use dspc_program::{ElementType, Program};
 use memmap2::MmapMut;
 use std::any::Any;
+use std::hint::spin_loop;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use solo::Solo;
 
@@ -113,6 +115,17 @@ pub trait Communicator: Send + Sync {
 
     /// Whether some rank has failed, and why.
     fn failed(&self) -> Option<Cause>;
+}
+
+/// Ranks that work alike come within this; longer would take cores from those that still work.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// Looks again and again whether there is still something to wait for, but not for long: who waits on must sleep.
+pub(crate) fn spin_while(waits: impl Fn() -> bool) {
+    let since = Instant::now();
+    while waits() && since.elapsed() < SPIN {
+        (0..64).for_each(|_| spin_loop());
+    }
 }
 
 /// Why a run ended on all ranks.

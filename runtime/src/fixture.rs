@@ -265,18 +265,7 @@ pub(crate) fn bigram(dir: &Path) -> Artifact {
         sample: Some(Sample { prompt: "to".into(), tokens: 8 }),
         ..b.program.training
     };
-    std::fs::create_dir_all(dir.join("text")).unwrap();
-    std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(12)).unwrap();
-    let bytes = std::fs::read(b.compile(dir)).unwrap();
-    b.program.targets = vec![Target {
-        name: "cpu".into(),
-        file: "cpu.so".into(),
-        hash: artifact::hash(&bytes),
-        level: "x86-64".into(),
-        features: Vec::new(),
-        launches: Vec::new(),
-    }];
-    write(dir, &b.program, &bytes)
+    finish(b, dir, 12)
 }
 
 /// The table of next-byte logits on several ranks: the table, its momentum and the gradient's sum are shared out, and the table is gathered where it is read.
@@ -430,8 +419,14 @@ pub(crate) fn bigram_of_ranks(dir: &Path, world: u64) -> Artifact {
         sample: Some(Sample { prompt: "to".into(), tokens: 8 }),
         ..b.program.training
     };
+    finish(b, dir, 25)
+}
+
+/// Compiles the kernels and writes the artifact, beside a text of so many lines to learn from.
+fn finish(mut b: Builder, dir: &Path, lines: usize) -> Artifact {
     std::fs::create_dir_all(dir.join("text")).unwrap();
-    std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(25)).unwrap();
+    std::fs::write(dir.join("text/a.txt"), "to be, or not to be, that is the question. ".repeat(lines))
+        .unwrap();
     let bytes = std::fs::read(b.compile(dir)).unwrap();
     b.program.targets = vec![Target {
         name: "cpu".into(),

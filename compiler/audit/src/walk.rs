@@ -58,12 +58,7 @@ struct Where {
 impl Where {
     /// Whether an instruction of some turns is done at this one.
     fn holds(&self, when: Option<When>) -> bool {
-        when.is_none_or(|when| {
-            when.holds(match when.over {
-                Over::MicroBatches => self.micro.unwrap_or(0),
-                Over::Turns => self.turn.unwrap_or(0),
-            })
-        })
+        when.is_none_or(|when| when.holds(self.turn.unwrap_or(0), self.micro.unwrap_or(0)))
     }
 }
 

@@ -55,18 +55,13 @@ pub(crate) struct Piece {
 pub(crate) fn pieces(plan: &Plan, pool: &mut Pool) -> Vec<Piece> {
     let partition = &plan.partition;
     let classes = |group: GroupId| partition.classes().filter(move |(_, class)| class.group == group);
-    let mut first_row = 0;
     let mut all = vec![];
     for (i, group) in partition.groups.iter().enumerate() {
         let id = GroupId(i as u32);
         if partition.shards > 1 || group.update.by_tensor() {
-            for (class, _) in classes(id) {
-                all.push(class_piece(plan, class, pool));
-            }
-            first_row = all.last().map_or(0, |last: &Piece| last.first_row + last.rows * last.turns);
+            all.extend(classes(id).map(|(class, _)| class_piece(plan, class, pool)));
             continue;
         }
-        let rows = group.elements / GRID_ELEMENTS;
         let shape = Piece {
             name: group.name.clone(),
             update: group.update.clone(),
@@ -75,11 +70,10 @@ pub(crate) fn pieces(plan: &Plan, pool: &mut Pool) -> Vec<Piece> {
             turns: 1,
             elements: group.elements,
             shard: group.elements,
-            rows,
-            first_row,
+            rows: group.elements / GRID_ELEMENTS,
+            first_row: classes(id).next().map_or(0, |(class, _)| partition.first_row(class)),
             ..NOWHERE
         };
-        first_row += if group.update.frozen { 0 } else { rows };
         all.push(shape.stored(plan, pool));
     }
     all

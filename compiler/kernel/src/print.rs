@@ -8,7 +8,6 @@ use crate::describe::{
     AttentionKernel, Kernel, ProductFused, ProductKernel, ProductMatrix, RowKernel, Split, Target,
 };
 use crate::steps::{Collective, CollectiveKind, Fused, Kernels, Launch, Matrix, Part, Place, Step};
-use dspc_program::{Over, When};
 
 /// The kernel layer as text.
 pub fn print(kernels: &Kernels) -> String {
@@ -232,7 +231,7 @@ fn print_steps(kernels: &Kernels, steps: &[Step], depth: usize, out: &mut String
                 let _ = writeln!(out, "{pad}{}   # {}", exchange(kernels, collective), collective.origin);
             }
             Step::Only(when, step) => {
-                let _ = writeln!(out, "{pad}{}", condition(when));
+                let _ = writeln!(out, "{pad}{}", when);
                 print_steps(kernels, std::slice::from_ref(step), depth + 1, out);
             }
             Step::Loop(l) => {
@@ -255,22 +254,6 @@ fn exchange(kernels: &Kernels, collective: &Collective) -> String {
     let part =
         |p: &Part| format!("{} = {}, {} a shard", place(kernels, &p.to), place(kernels, &p.from), p.elements);
     format!("{kind}: {}", collective.parts.iter().map(part).collect::<Vec<_>>().join("; "))
-}
-
-/// `if turn % 4 is 3`
-fn condition(when: &When) -> String {
-    let what = match when.over {
-        Over::MicroBatches => "micro-batch",
-        Over::Turns => "turn",
-    };
-    let every = if when.every > 1 {
-        format!(" % {} is {}{}", when.every, if when.except { "not " } else { "" }, when.at)
-    } else {
-        String::new()
-    };
-    let from = if when.from > 0 { format!(" from {}", when.from) } else { String::new() };
-    let below = when.below.map_or(String::new(), |below| format!(" below {below}"));
-    format!("if {what}{every}{from}{below}")
 }
 
 /// What a product does besides, after its line.

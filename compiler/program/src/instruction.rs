@@ -1,6 +1,7 @@
 //! What a rank does, in order. The schedule layer writes it; the runtime walks it; `audit` proves it.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Index in [`crate::Program::buffers`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -111,10 +112,31 @@ impl When {
         Self { over, every, at, except: false, from: 0, below: None }
     }
 
-    /// Whether it is done at turn `n`.
-    pub fn holds(self, n: u64) -> bool {
+    /// Whether it is done at this turn of the repeat and this micro-batch, of which it counts one.
+    pub fn holds(self, turn: u64, micro: u64) -> bool {
+        let n = match self.over {
+            Over::Turns => turn,
+            Over::MicroBatches => micro,
+        };
         let counts = n >= self.from && self.below.is_none_or(|below| n < below);
         counts && (n % self.every == self.at) != self.except
+    }
+}
+
+/// `if turn % 4 is 3`
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.over {
+            Over::MicroBatches => "if micro-batch",
+            Over::Turns => "if turn",
+        })?;
+        if self.every > 1 {
+            write!(f, " % {} is {}{}", self.every, if self.except { "not " } else { "" }, self.at)?;
+        }
+        if self.from > 0 {
+            write!(f, " from {}", self.from)?;
+        }
+        self.below.map_or(Ok(()), |below| write!(f, " below {below}"))
     }
 }
 

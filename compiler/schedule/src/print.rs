@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use dspc_program::{
     Action, Arg, Collective, CollectiveKind, Entry, Fused, Instruction, Matrix, Over, Part, Place, Program,
-    When,
 };
 
 /// Arenas, buffers and the entries as text.
@@ -79,7 +78,7 @@ fn print_body(body: &[Instruction], program: &Program, depth: usize, out: &mut S
                 continue;
             }
         };
-        let when = instruction.when.map_or(String::new(), |when| format!("   {}", condition(&when)));
+        let when = instruction.when.map_or(String::new(), |when| format!("   {when}"));
         let _ = writeln!(out, "{pad}{text}{when}{}   # {}", events(instruction), instruction.origin);
     }
 }
@@ -94,22 +93,6 @@ fn events(instruction: &Instruction) -> String {
     let after = if waits.is_empty() { String::new() } else { format!("   after {}", waits.join(", ")) };
     let then = instruction.records.map_or(String::new(), |event| format!("   then e{}", event.0));
     format!("{stream}{after}{then}")
-}
-
-/// `if turn % 4 is 3`
-fn condition(when: &When) -> String {
-    let what = match when.over {
-        Over::MicroBatches => "micro-batch",
-        Over::Turns => "turn",
-    };
-    let every = if when.every > 1 {
-        format!(" % {} is {}{}", when.every, if when.except { "not " } else { "" }, when.at)
-    } else {
-        String::new()
-    };
-    let from = if when.from > 0 { format!(" from {}", when.from) } else { String::new() };
-    let below = when.below.map_or(String::new(), |below| format!(" below {below}"));
-    format!("if {what}{every}{from}{below}")
 }
 
 /// `all-gather over data: 3 parts, x ← y of 4096 elements`

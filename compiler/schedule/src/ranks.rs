@@ -2,14 +2,14 @@
 //!
 //! The world is one group: the only axis of the mesh is that of the data.
 
-use dspc_program::{Action, Collective, CollectiveKind, Instruction, Over, Part, When};
+use dspc_program::{Action, Collective, CollectiveKind, Instruction, Over, Part};
 
 use crate::evaluate::Machine;
 
 /// Runs instructions in order, each on every rank before the next; `machines` are all ranks of the program's world.
 pub fn run_ranks(machines: &mut [Machine<'_>], body: &[Instruction], turn: u64, micro: u64) {
     for instruction in body {
-        if instruction.when.is_some_and(|when| !holds(when, turn, micro)) {
+        if instruction.when.is_some_and(|when| !when.holds(turn, micro)) {
             continue;
         }
         match &instruction.action {
@@ -26,13 +26,6 @@ pub fn run_ranks(machines: &mut [Machine<'_>], body: &[Instruction], turn: u64, 
             action => machines.iter_mut().for_each(|machine| machine.step(action, turn, micro)),
         }
     }
-}
-
-fn holds(when: When, turn: u64, micro: u64) -> bool {
-    when.holds(match when.over {
-        Over::Turns => turn,
-        Over::MicroBatches => micro,
-    })
 }
 
 fn exchange(machines: &mut [Machine<'_>], collective: &Collective, turn: u64, micro: u64) {

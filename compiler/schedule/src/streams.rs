@@ -189,13 +189,7 @@ impl Walk<'_, '_> {
 
     fn instruction(&mut self, number: usize, turn: u64, micro: u64) {
         let instruction = self.flat.instructions[number];
-        let holds = instruction.when.is_none_or(|when| {
-            when.holds(match when.over {
-                Over::Turns => turn,
-                Over::MicroBatches => micro,
-            })
-        });
-        if !holds {
+        if instruction.when.is_some_and(|when| !when.holds(turn, micro)) {
             return;
         }
         if is_collective(instruction) {

@@ -7,7 +7,7 @@ mod harness;
 use std::collections::BTreeMap;
 
 use dspc_program::Family;
-use harness::{Compiled, compile, initial, read, results, state, step};
+use harness::{Compiled, compile, initial, read, results, sent, state, step};
 
 const MODEL: &str = "
 model m(tokens: ids[B, T], targets: ids[B, T], layers: L, width: D, vocab: V) -> loss {
@@ -251,24 +251,11 @@ fn what_the_program_sends_is_what_the_plan_says() {
         for zero in &STAGES[..4] {
             let compiled = compiled(rule, Family::Cpu, (2, 1), zero);
             let planned = dspc_plan::elements_sent(&compiled.plan);
-            let sent = elements_sent(&compiled.program.train.body, 1);
+            let program = &compiled.program;
+            let sent = sent(program, &program.train.body, (0, 0), |_| true);
             assert_eq!(sent, planned.0 + planned.1, "{rule}, {zero}");
         }
     }
-}
-
-/// Elements that one of two ranks sends in a step: its own shard of each part.
-fn elements_sent(body: &[dspc_program::Instruction], times: u64) -> u64 {
-    let of = |instruction: &dspc_program::Instruction| match &instruction.action {
-        dspc_program::Action::Collective(c) => {
-            let done =
-                instruction.when.map_or(times, |when| (0..times).filter(|i| when.holds(*i)).count() as u64);
-            c.parts.iter().map(|part| part.elements).sum::<u64>() * done
-        }
-        dspc_program::Action::Loop { count, body, .. } => elements_sent(body, times * count),
-        _ => 0,
-    };
-    body.iter().map(of).sum()
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 mod harness;
 
-use dspc_program::{Action, Family, Instruction, Over, Program, When};
+use dspc_program::{Family, Program};
 use harness::{Compiled, compile};
 
 const GPT2: &str = include_str!("../../../tests/suite/layers/gpt2.dsp");
@@ -21,28 +21,9 @@ fn compiled(ranks: u64, accumulation: u64, more: &str) -> Compiled {
 }
 
 /// Elements of parameters and gradients that the program's collectives send in a step of a rank.
-fn sent(program: &Program, body: &[Instruction], (turn, micro): (u64, u64)) -> u64 {
-    let holds = |when: When| {
-        when.holds(match when.over {
-            Over::Turns => turn,
-            Over::MicroBatches => micro,
-        })
-    };
-    let of = |instruction: &Instruction| match &instruction.action {
-        _ if !instruction.when.is_none_or(holds) => 0,
-        Action::Collective(collective) => {
-            let others = program.groups[collective.group as usize].size - 1;
-            let state = |name: &str| !name.starts_with("squares") && !name.starts_with("loss");
-            let parts =
-                collective.parts.iter().filter(|p| state(&program.buffers[p.from.buffer.0 as usize].name));
-            parts.map(|p| p.elements * others).sum()
-        }
-        Action::Loop { over, count, body, .. } => (0..*count)
-            .map(|i| sent(program, body, if *over == Over::Turns { (i, micro) } else { (turn, i) }))
-            .sum(),
-        _ => 0,
-    };
-    body.iter().map(of).sum()
+fn sent(program: &Program) -> u64 {
+    let state = |name: &str| !name.starts_with("squares") && !name.starts_with("loss");
+    harness::sent(program, &program.train.body, (0, 0), state)
 }
 
 /// The padding of every bucket, at most.
@@ -82,7 +63,7 @@ fn bytes_and_traffic_follow_the_theory() {
                 let expected = times * padded / ranks * (ranks - 1);
                 let what = format!("{ranks} ranks, accumulation {accumulation}, {more}");
                 assert_eq!(dspc_plan::elements_sent(&compiled.plan).0, expected, "planned: {what}");
-                let found = sent(&compiled.program, &compiled.program.train.body, (0, 0));
+                let found = sent(&compiled.program);
                 // Parameters outside repeats that forward and backward read close together are gathered once for both.
                 let alone = compiled.plan.partition.classes.iter().filter(|c| c.name == "plain");
                 let once: u64 = alone.map(|c| c.elements / ranks * (ranks - 1) * accumulation).sum();

@@ -33,6 +33,8 @@ struct Watch {
     stop: Arc<AtomicBool>,
     /// The communicators were broken off, and are not to be left in good order.
     aborted: Arc<AtomicBool>,
+    /// Each once.
+    comms: Vec<Comm>,
     thread: JoinHandle<()>,
 }
 
@@ -48,25 +50,25 @@ impl OverNccl {
 
     fn look_after(&self, comms: Vec<Comm>) -> std::io::Result<Watch> {
         let (stop, aborted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (host, nccl) = (Arc::clone(&self.host), self.nccl);
+        let (host, nccl, looked_at) = (Arc::clone(&self.host), self.nccl, comms.clone());
         let (stopped, broken) = (Arc::clone(&stop), Arc::clone(&aborted));
         let body = move || {
             while !stopped.load(Ordering::SeqCst) {
                 std::thread::sleep(LOOK);
-                if let Some(error) = comms.iter().find_map(|comm| nccl.health(*comm).err()) {
+                if let Some(error) = looked_at.iter().find_map(|comm| nccl.health(*comm).err()) {
                     host.abort(&Cause {
                         rank: host.rank(),
                         what: format!("error[{}]: {error}", error.code()),
                     });
                 }
                 if host.failed().is_some() && !broken.swap(true, Ordering::SeqCst) {
-                    comms.iter().for_each(|comm| nccl.abort(*comm));
+                    looked_at.iter().for_each(|comm| nccl.abort(*comm));
                     return;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("dspc-nccl".into()).spawn(body)?;
-        Ok(Watch { stop, aborted, thread })
+        Ok(Watch { stop, aborted, comms, thread })
     }
 
     fn all_gather_pieces(&self, comm: Comm, exchange: &Exchange<'_>) -> Result<(), Error> {
@@ -222,13 +224,7 @@ impl Communicator for OverNccl {
         watch.stop.store(true, Ordering::SeqCst);
         _ = watch.thread.join();
         let failed = watch.aborted.load(Ordering::SeqCst);
-        let mut comms: Vec<Comm> = Vec::new();
-        for (_, comm) in self.attached.get().into_iter().flatten() {
-            if !comms.contains(comm) {
-                comms.push(*comm);
-            }
-        }
-        for comm in comms {
+        for comm in watch.comms {
             match (failed, self.host.failed()) {
                 (true, _) => {}
                 // A peer may be gone, and leaving in good order would wait for it.

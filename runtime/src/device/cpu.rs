@@ -7,7 +7,7 @@ use super::pool::Pool;
 use super::{Device, EntryKind, Word};
 use crate::communicator::{Communicator, Exchange, Piece, Solo, teams};
 use crate::error::Error;
-use dspc_program::{Buffer, BufferId, Over, Program};
+use dspc_program::{Buffer, BufferId, Program};
 use libloading::Library;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -206,11 +206,7 @@ impl Machine {
             Call::Zero { at, bytes } => self.zero(at, *bytes, counters),
             Call::Collective(collective) => self.collective(collective, counters)?,
             Call::At { when, call } => {
-                let n = match when.over {
-                    Over::Turns => counters.turn,
-                    Over::MicroBatches => counters.micro,
-                };
-                if when.holds(n) {
+                if when.holds(counters.turn, counters.micro) {
                     self.one(call, counters)?;
                 }
             }

@@ -91,15 +91,11 @@ functions! {
     destroy: "ncclCommDestroy" (Comm) -> c_int;
     abort: "ncclCommAbort" (Comm) -> c_int;
     split: "ncclCommSplit" (Comm, c_int, c_int, *mut Comm, *mut c_void) -> c_int;
-    count: "ncclCommCount" (Comm, *mut c_int) -> c_int;
-    user_rank: "ncclCommUserRank" (Comm, *mut c_int) -> c_int;
     async_error: "ncclCommGetAsyncError" (Comm, *mut c_int) -> c_int;
     error_string: "ncclGetErrorString" (c_int) -> *const c_char;
     last_error: "ncclGetLastError" (Comm) -> *const c_char;
     reduce_scatter: "ncclReduceScatter" (*const c_void, *mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
     all_gather: "ncclAllGather" (*const c_void, *mut c_void, usize, c_int, Comm, Stream) -> c_int;
-    all_reduce: "ncclAllReduce" (*const c_void, *mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
-    broadcast: "ncclBroadcast" (*const c_void, *mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
     send: "ncclSend" (*const c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
     recv: "ncclRecv" (*mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int;
     group_start: "ncclGroupStart" () -> c_int;
@@ -231,20 +227,6 @@ impl Nccl {
         Ok(part)
     }
 
-    /// Ranks of a communicator, and which this one is.
-    ///
-    /// # Errors
-    /// R0832.
-    pub fn shape(&self, comm: Comm) -> Result<(u64, u64), LaunchError> {
-        let (mut count, mut rank) = (0, 0);
-        // SAFETY: the communicator is alive, and the pointers are to locals.
-        unsafe {
-            self.outcome("ncclCommCount", (self.functions.count)(comm, &mut count), comm)?;
-            self.outcome("ncclCommUserRank", (self.functions.user_rank)(comm, &mut rank), comm)?;
-        }
-        Ok((count as u64, rank as u64))
-    }
-
     /// What went wrong since, if something did.
     ///
     /// # Errors
@@ -311,51 +293,6 @@ impl Nccl {
         let code =
             unsafe { (self.functions.reduce_scatter)(from, to, elements, of as c_int, SUM, comm, stream) };
         self.outcome("ncclReduceScatter", code, comm)
-    }
-
-    /// Queues the sum of all ranks' `from`, which all get.
-    ///
-    /// # Errors
-    /// R0832.
-    ///
-    /// # Safety
-    /// `from` and `to` hold so many elements on the communicator's GPU, until the stream has done it.
-    pub unsafe fn all_reduce(
-        &self,
-        (from, to): (usize, usize),
-        elements: usize,
-        of: Type,
-        comm: Comm,
-        stream: Stream,
-    ) -> Result<(), LaunchError> {
-        let (from, to) = (std::ptr::with_exposed_provenance(from), std::ptr::with_exposed_provenance_mut(to));
-        const SUM: c_int = 0;
-        // SAFETY: as the caller promises.
-        let code = unsafe { (self.functions.all_reduce)(from, to, elements, of as c_int, SUM, comm, stream) };
-        self.outcome("ncclAllReduce", code, comm)
-    }
-
-    /// Queues what rank `root` has at `from`, which all get at `to`.
-    ///
-    /// # Errors
-    /// R0832.
-    ///
-    /// # Safety
-    /// As for [`Self::all_reduce`].
-    pub unsafe fn broadcast(
-        &self,
-        (from, to): (usize, usize),
-        bytes: usize,
-        root: u64,
-        comm: Comm,
-        stream: Stream,
-    ) -> Result<(), LaunchError> {
-        let (from, to) = (std::ptr::with_exposed_provenance(from), std::ptr::with_exposed_provenance_mut(to));
-        // SAFETY: as the caller promises.
-        let code = unsafe {
-            (self.functions.broadcast)(from, to, bytes, Type::Bytes as c_int, root as c_int, comm, stream)
-        };
-        self.outcome("ncclBroadcast", code, comm)
     }
 
     /// Queues all ranks' shards of so many bytes, one behind the other, to all.

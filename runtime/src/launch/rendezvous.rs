@@ -12,6 +12,7 @@ mod link;
 use super::discover::Place;
 use super::error::LaunchError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use frame::Token;
@@ -100,6 +101,32 @@ impl Met {
 enum Answer {
     Met(Met),
     Fault(LaunchError),
+}
+
+impl Answer {
+    /// Once rank 0 knows whether all came: they must agree, and get its gift.
+    fn of(
+        all_came: Result<(), LaunchError>,
+        first: &Hello,
+        others: BTreeMap<u64, Hello>,
+        gift: impl FnOnce(&[Hello]) -> Result<Vec<u8>, LaunchError>,
+    ) -> Self {
+        let met = all_came.and_then(|()| {
+            let ranks: Vec<Hello> = std::iter::once(first.clone()).chain(others.into_values()).collect();
+            judge::agree(&ranks)?;
+            Ok(Met { gift: gift(&ranks)?, ranks })
+        });
+        met.map_or_else(Self::Fault, Self::Met)
+    }
+}
+
+impl From<Answer> for Result<Met, LaunchError> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Met(met) => Ok(met),
+            Answer::Fault(fault) => Err(fault),
+        }
+    }
 }
 
 /// Meets the other ranks. Rank 0 makes the `gift` once all have come and agree; `say` takes lines about who is missing.

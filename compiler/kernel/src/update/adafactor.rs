@@ -3,7 +3,7 @@
 use dspc_graph::ir::{DType, ParamId};
 use dspc_plan::Plan;
 use dspc_spec::settings::Adafactor;
-use dspc_train::optimizer::element::Copies;
+use dspc_train::optimizer::element::{self, Copies};
 use dspc_train::optimizer::{Moment, adafactor, norm};
 
 use super::apply::Scalars;
@@ -115,7 +115,7 @@ fn direction(
     };
     let function = adafactor::shortening(n, tensor.elements(), rule);
     steps.push(launch(pool, "adafactor_shortening", function, vec![squares, by]));
-    steps.push(launch(pool, "adafactor_shortened", adafactor::shortened(n, m), vec![g, by, g]));
+    steps.push(launch(pool, "adafactor_shortened", element::scaled(n, m), vec![g, by, g]));
     steps
 }
 

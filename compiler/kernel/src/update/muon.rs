@@ -4,7 +4,7 @@ use dspc_graph::ir::DType;
 use dspc_plan::Plan;
 use dspc_program::Family;
 use dspc_spec::settings::Muon;
-use dspc_train::optimizer::element::Copies;
+use dspc_train::optimizer::element::{self, Copies};
 use dspc_train::optimizer::{muon, norm};
 
 use super::apply::Scalars;
@@ -59,7 +59,7 @@ fn orthogonal(tensor: &Tensor, x: Place, (rule, dtype): (Muon, DType), pool: &mu
     let mut steps = vec![
         launch(pool, "muon_squares", norm::sum_of_squares(n, m), vec![x, squares]),
         launch(pool, "muon_length", muon::inverse_length(n), vec![squares, inverse]),
-        launch(pool, "muon_normalize", muon::normalize(n, m), vec![x, inverse, x]),
+        launch(pool, "muon_normalize", element::scaled(n, m), vec![x, inverse, x]),
     ];
     for step in 1..=rule.steps {
         let scale = if step == rule.steps { muon::scale(n, m, rule.scale) } else { 1.0 };

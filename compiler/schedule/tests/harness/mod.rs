@@ -9,7 +9,8 @@ use dspc_graph::{Elaborate, elaborate};
 use dspc_kernel::steps::Kernels;
 use dspc_plan::{Batch, Graphs, Mesh, Plan, Spread};
 use dspc_program::{
-    BufferId, Data, Family, Formula, LrSchedule, Model, ParamShard, Program, Tokenizer, Training,
+    Action, BufferId, Data, Family, Formula, Instruction, LrSchedule, Model, Over, ParamShard, Part, Program,
+    Tokenizer, Training,
 };
 use dspc_schedule::{Job, Machine, run_ranks, schedule};
 use dspc_source::SourceMap;
@@ -274,6 +275,29 @@ fn whole(
         all[range.start as usize..range.end as usize].copy_from_slice(&machine.cells[from..from + length]);
     }
     all
+}
+
+/// Elements that a rank sends in a step: its shard of each part to every other one, of the parts from buffers that count.
+pub fn sent(
+    program: &Program,
+    body: &[Instruction],
+    (turn, micro): (u64, u64),
+    counts: fn(&str) -> bool,
+) -> u64 {
+    let of = |instruction: &Instruction| match &instruction.action {
+        _ if !instruction.when.is_none_or(|when| when.holds(turn, micro)) => 0,
+        Action::Collective(collective) => {
+            let others = program.groups[collective.group as usize].size - 1;
+            let from = |part: &&Part| counts(&program.buffers[part.from.buffer.0 as usize].name);
+            collective.parts.iter().filter(from).map(|part| part.elements * others).sum()
+        }
+        Action::Loop { over, count, body, .. } => {
+            let at = |i: u64| if *over == Over::Turns { (i, micro) } else { (turn, i) };
+            (0..*count).map(|i| sent(program, body, at(i), counts)).sum()
+        }
+        _ => 0,
+    };
+    body.iter().map(of).sum()
 }
 
 /// What the runtime reads after a step, and must be the same on every rank: the losses in the order of the micro-batches, the norm, the finite flag.

@@ -117,15 +117,6 @@ pub fn shortening(rows: u64, elements: u64, rule: &Adafactor) -> RowFn {
     b.finish()
 }
 
-/// Operands: u `[rows, cols]`; scalar shortening. Result: their product.
-pub fn shortened(rows: u64, cols: u64) -> RowFn {
-    let mut b = RowBuilder::new(rows, cols);
-    let (u, by) = (b.element(), b.scalar());
-    let u = b.multiply(u, by);
-    b.yield_element(u);
-    b.finish()
-}
-
 /// Operands: p, shortened u `[rows, cols]`; the lengths `[rows]` if the rule scales by them; scalars learning rate, finite. Results: p, and once more for a copy.
 pub fn update(rows: u64, cols: u64, rule: &Adafactor, pace: Pace, copies: Copies) -> RowFn {
     let mut b = RowBuilder::new(rows, cols);
@@ -180,6 +171,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::Numbers;
+    use crate::optimizer::element::scaled;
 
     const PACE: Pace = Pace { lr: 0.5, weight_decay: 0.1 };
     const ROWS: usize = 4;
@@ -251,7 +243,7 @@ mod tests {
             out
         };
         let by = evaluate_row_fn(&shortening(n, n * m, rule), &[&row(&out[1].data)]);
-        let u = &evaluate_row_fn(&shortened(n, m), &[&out[0], &by[0]])[0];
+        let u = &evaluate_row_fn(&scaled(n, m), &[&out[0], &by[0]])[0];
         let squares = evaluate_row_fn(&crate::optimizer::norm::sum_of_squares(n, m), &[&p]);
         let lengths = evaluate_row_fn(&lengths(1, n, n * m, rule), &[&row(&squares[0].data)]);
         let lengths = tensor(&[ROWS], &lengths[0].data);

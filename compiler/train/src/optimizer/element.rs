@@ -82,6 +82,15 @@ impl Elements {
     }
 }
 
+/// Operands: u `[rows, cols]`; a scalar. Result: their product.
+pub fn scaled(rows: u64, cols: u64) -> RowFn {
+    let mut b = RowBuilder::new(rows, cols);
+    let (u, by) = (b.element(), b.scalar());
+    let u = b.multiply(u, by);
+    b.yield_element(u);
+    b.finish()
+}
+
 /// Declares the operand `finite`; whether the step is applied.
 pub(super) fn applies(b: &mut RowBuilder) -> NodeId {
     let finite = b.scalar();

@@ -52,15 +52,6 @@ pub fn inverse_length(rows: u64) -> RowFn {
     b.finish()
 }
 
-/// Operands: u `[rows, cols]`; scalar 1 / length. Result: X.
-pub fn normalize(rows: u64, cols: u64) -> RowFn {
-    let mut b = RowBuilder::new(rows, cols);
-    let (u, inverse) = (b.element(), b.scalar());
-    let x = b.multiply(u, inverse);
-    b.yield_element(x);
-    b.finish()
-}
-
 /// Operands: A, A² `[size, size]`. Result: −4.775 A + 2.0315 A².
 pub fn polynomial(size: u64) -> RowFn {
     let mut b = RowBuilder::new(size, size);
@@ -117,6 +108,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::Numbers;
+    use crate::optimizer::element::scaled;
     use crate::optimizer::norm::sum_of_squares;
 
     const PACE: Pace = Pace { lr: 0.5, weight_decay: 0.1 };
@@ -160,7 +152,7 @@ mod tests {
         let squares = evaluate_row_fn(&sum_of_squares(n, m), &[u]).remove(0);
         let squares = Tensor { dims: vec![1, squares.data.len()], data: squares.data };
         let inverse = &evaluate_row_fn(&inverse_length(n), &[&squares])[0];
-        let mut x = evaluate_row_fn(&normalize(n, m), &[u, inverse]).remove(0);
+        let mut x = evaluate_row_fn(&scaled(n, m), &[u, inverse]).remove(0);
         for step in 1..=rule.steps {
             let a = if n > m { product(&transposed(&x), &x) } else { product(&x, &transposed(&x)) };
             let sum = &evaluate_row_fn(&polynomial(n.min(m)), &[&a, &product(&a, &a)])[0];

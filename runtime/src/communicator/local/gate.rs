@@ -1,14 +1,9 @@
 //! A gate that opens when all have come, or when one of them will never come.
 
-use crate::communicator::Cause;
+use crate::communicator::{Cause, spin_while};
 use crate::error::Error;
-use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Ranks that work alike come within this; longer would take cores from those that still work.
-const SPIN: Duration = Duration::from_micros(50);
 
 /// The first failure of a run.
 #[derive(Default)]
@@ -83,10 +78,7 @@ impl Gate {
         drop(waiting);
         let closed = || self.opened.load(Ordering::SeqCst) == before;
         if self.spins {
-            let since = Instant::now();
-            while closed() && !self.failure.failed.load(Ordering::Relaxed) && since.elapsed() < SPIN {
-                (0..64).for_each(|_| spin_loop());
-            }
+            spin_while(|| closed() && !self.failure.failed.load(Ordering::Relaxed));
         }
         let mut waiting = self.lock();
         while closed() {
@@ -107,6 +99,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn nobody_passes_before_all_have_come() {

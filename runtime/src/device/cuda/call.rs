@@ -4,7 +4,7 @@ use super::super::call::{Address, Counters, Operand, PartCall};
 use super::product::Product;
 use crate::communicator::{Kind, Piece};
 use cudarc::driver::sys;
-use dspc_program::{ElementType, Over, TensorMap, When};
+use dspc_program::{ElementType, TensorMap, When};
 use std::sync::Arc;
 
 /// One function of a kernel.
@@ -76,11 +76,7 @@ pub(super) fn walk<'c, E>(
 ) -> Result<(), E> {
     for call in calls {
         if let Call::At { when, call } = call {
-            let n = match when.over {
-                Over::Turns => counters.turn,
-                Over::MicroBatches => counters.micro,
-            };
-            if when.holds(n) {
+            if when.holds(counters.turn, counters.micro) {
                 walk(std::slice::from_ref(&**call), counters, visit)?;
             }
             continue;

@@ -1,17 +1,13 @@
 //! A gate of some ranks: it opens when all have come, or when one of them will never come.
 
 use super::Board;
-use crate::communicator::Cause;
+use crate::communicator::{Cause, spin_while};
 use crate::error::Error;
 use rustix::event::Timespec;
 use rustix::thread::futex;
-use std::hint::spin_loop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-/// Ranks that work alike come within this; longer would take cores from those that still work.
-const SPIN: Duration = Duration::from_micros(50);
 /// From one look at whether a rank has left to the next.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -50,10 +46,7 @@ impl Gate {
         }
         let closed = || opened.load(Ordering::SeqCst) == before;
         if self.spins {
-            let since = Instant::now();
-            while closed() && since.elapsed() < SPIN {
-                (0..64).for_each(|_| spin_loop());
-            }
+            spin_while(closed);
         }
         while closed() {
             self.check()?;
@@ -82,6 +75,7 @@ impl Gate {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
 
     #[test]
     fn nobody_passes_before_all_have_come() {

@@ -98,17 +98,9 @@ pub(super) fn host(
         progress.due(say, || format!("waiting at {place} for ranks {missing:?}"));
         std::thread::sleep(LOOK);
     };
-    let answer = all_came.and_then(|()| {
-        let ranks: Vec<Hello> = std::iter::once(hello.clone()).chain(there.into_values()).collect();
-        judge::agree(&ranks)?;
-        Ok(Met { gift: gift(&ranks)?, ranks })
-    });
-    let word = match &answer {
-        Ok(met) => Answer::Met(met.clone()),
-        Err(fault) => Answer::Fault(fault.clone()),
-    };
-    put(folder, WORD, token, &Word { nonces, answer: word }).map_err(closed)?;
-    answer
+    let answer = Answer::of(all_came, hello, there, gift);
+    put(folder, WORD, token, &Word { nonces, answer: answer.clone() }).map_err(closed)?;
+    answer.into()
 }
 
 /// Goes to rank 0 until it answers.
@@ -145,10 +137,7 @@ pub(super) fn visit(
         if let Ok(word) = get::<Word>(folder, WORD, token, BYTES_MAX)
             && word.nonces.get(&rank) == Some(&nonce)
         {
-            return match word.answer {
-                Answer::Met(met) => Ok(met),
-                Answer::Fault(fault) => Err(fault),
-            };
+            return word.answer.into();
         }
         // Once rank 0 has opened the meeting, it has all its own time.
         let until = if written.is_some() { deadline + options.timeout } else { deadline };

@@ -236,17 +236,9 @@ pub(super) fn host(
             break Err(fault);
         }
     };
-    let answer = all_came.and_then(|()| {
-        let ranks: Vec<Hello> = std::iter::once(hello.clone()).chain(there.into_values()).collect();
-        judge::agree(&ranks)?;
-        Ok(Met { gift: gift(&ranks)?, ranks })
-    });
-    let word = match &answer {
-        Ok(met) => Answer::Met(met.clone()),
-        Err(fault) => Answer::Fault(fault.clone()),
-    };
-    guests.iter_mut().for_each(|guest| guest.tell(&options.token, &word));
-    answer
+    let answer = Answer::of(all_came, hello, there, gift);
+    guests.iter_mut().for_each(|guest| guest.tell(&options.token, &answer));
+    answer.into()
 }
 
 fn missing(hello: &Hello, there: &BTreeMap<u64, Hello>) -> Vec<u64> {
