@@ -9,21 +9,21 @@ use std::ops::Range;
 /// Counters of one task.
 const BLOCKS: usize = 1 << 12;
 
-/// Some of a parameter's elements.
-pub(crate) fn values(init: Init, seed: u64, site: u32, range: Range<u64>) -> Vec<f32> {
-    let mut out = vec![0f32; (range.end - range.start) as usize];
+/// Some of a parameter's elements, in place of what `out` held.
+pub(crate) fn values(init: Init, seed: u64, site: u32, range: Range<u64>, out: &mut Vec<f32>) {
+    out.clear();
+    out.resize((range.end - range.start) as usize, 0.0);
     let stream = Stream { seed, step: 0, site };
     match init {
         Init::Zeros => {}
         Init::Ones => out.fill(1.0),
         Init::Normal(deviation) => {
-            fill(&mut out, range.start, |block| stream.normals(block).map(|x| (x * deviation) as f32))
+            fill(out, range.start, |block| stream.normals(block).map(|x| (x * deviation) as f32))
         }
-        Init::Uniform(limit) => fill(&mut out, range.start, |block| {
-            stream.uniforms(block).map(|x| ((2.0 * x - 1.0) * limit) as f32)
-        }),
+        Init::Uniform(limit) => {
+            fill(out, range.start, |block| stream.uniforms(block).map(|x| ((2.0 * x - 1.0) * limit) as f32))
+        }
     }
-    out
 }
 
 /// Four elements a counter; the first one's may begin before `start`.
@@ -46,6 +46,12 @@ fn fill(out: &mut [f32], start: u64, four: impl Fn(u64) -> [f32; 4] + Sync) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn values(init: Init, seed: u64, site: u32, range: Range<u64>) -> Vec<f32> {
+        let mut out = vec![7.0; 3];
+        super::values(init, seed, site, range, &mut out);
+        out
+    }
 
     #[test]
     fn an_element_depends_on_its_place_and_not_on_the_length() {

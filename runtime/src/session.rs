@@ -102,18 +102,21 @@ impl Session {
         let (params, seed) = (session.program.params.clone(), session.program.training.seed);
         let places: Vec<Stored> = params.iter().map(|p| Stored::of_param(&session.program, p)).collect();
         let ranges: Vec<_> = places.iter().map(|stored| session.held(stored).0).collect();
-        let values = |index: usize| {
-            let (param, range) = (params.get(index)?, ranges.get(index)?);
-            Some(initial::values(param.init, seed, param.site, range.clone()))
+        let values = |index: usize, out: &mut Vec<f32>| {
+            if let (Some(param), Some(range)) = (params.get(index), ranges.get(index)) {
+                initial::values(param.init, seed, param.site, range.clone(), out);
+            }
         };
-        let mut next = values(0);
+        // Two for all: the allocator would keep what many of many sizes leave.
+        let most = ranges.iter().map(|range| (range.end - range.start) as usize).max().unwrap_or(0);
+        let [mut current, mut next] = [(); 2].map(|()| Vec::with_capacity(most));
+        values(0, &mut next);
         // One is written while the following is computed.
         for (index, stored) in places.iter().enumerate() {
-            let Some(current) = next.take() else { break };
-            let written;
-            (written, next) = rayon::join(
+            std::mem::swap(&mut current, &mut next);
+            let (written, ()) = rayon::join(
                 || session.write_held(stored, bytemuck::cast_slice(&current)),
-                || values(index + 1),
+                || values(index + 1, &mut next),
             );
             written?;
         }
